@@ -1,0 +1,1 @@
+"""Cameras, rays, depth and epipolar geometry. Conventions: docs/conventions.md."""

@@ -1,0 +1,1 @@
+"""Blobs and manifests over `file://` and `s3://`."""
