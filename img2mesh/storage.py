@@ -1,1 +1,415 @@
-"""Blobs and manifests over `file://` and `s3://`."""
+"""Blobs, manifests and plain objects over `file://` and `s3://`.
+
+A store is a flat name space of immutable bytes:
+
+    blobs/sha256/<hex>            content, named by its digest, verified whenever it is read
+    manifests/<stage>/<key>.json  created once, last: its existence is the commit
+    runs/<id>.json                pointers that may be replaced
+
+On a file system an object is a temporary file, flushed to disk, that `os.link` gives its name only if nobody was first. On S3
+it is a PUT with `If-None-Match: *` and a SHA-256 checksum that the server enforces.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlparse
+
+from img2mesh.errors import ArtifactError, Img2MeshError, InputError, TransientError
+from img2mesh.manifests import Blob
+
+_T = TypeVar("_T")
+_PASSING_CODES = ("BadDigest", "RequestTimeout", "SlowDown", "XAmzContentChecksumMismatch", "RequestTimeTooSkewed")
+_CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+
+
+class Store(ABC):
+    """Objects by key; keys are relative, `/`-separated and never climb."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    @abstractmethod
+    def read(self, key: str) -> bytes | None:
+        """The object's bytes, or None where there is none."""
+
+    @abstractmethod
+    def create(self, key: str, data: bytes) -> bool:
+        """Write the object if there is none; False, and nothing written, where there is one. Exactly one creator wins."""
+
+    @abstractmethod
+    def write(self, key: str, data: bytes) -> None:
+        """Write or replace the object; a reader sees the old bytes or the new ones, never a part."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens where there is none."""
+
+    @abstractmethod
+    def size(self, key: str) -> int | None:
+        """The object's size in bytes, or None where there is none."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys that start with the prefix, in order."""
+
+    def put_blob(self, data: bytes, media_type: str) -> Blob:
+        """Store bytes under their digest; doing it again changes nothing, and mends a blob that has rotted."""
+        blob = Blob(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data), media_type=media_type)
+        key = blob_key(blob)
+        if not self.create(key, data) and self.read(key) != data:
+            self.write(key, data)
+        return blob
+
+    def get_blob(self, blob: Blob) -> bytes:
+        """The blob's bytes, verified.
+
+        Raises:
+            ArtifactError: The blob is missing, or its size or SHA-256 is another.
+        """
+        data = self.read(blob_key(blob))
+        if data is None:
+            raise ArtifactError(f"blob {blob.sha256[:12]} is missing in {self.uri}: submit again to compute it anew")
+        if len(data) != blob.size_bytes:
+            found = f"has {len(data)} bytes instead of {blob.size_bytes}"
+            raise ArtifactError(f"blob {blob.sha256[:12]} {found} in {self.uri}: submit again to compute it anew")
+        if hashlib.sha256(data).hexdigest() != blob.sha256:
+            raise ArtifactError(
+                f"blob {blob.sha256[:12]} does not match its SHA-256 in {self.uri}: submit again to compute it anew"
+            )
+        return data
+
+    def has_blob(self, blob: Blob) -> bool:
+        """Whether a blob of this digest and size is there (its content is not read)."""
+        return self.size(blob_key(blob)) == blob.size_bytes
+
+    def get_manifest(self, stage: str, key: str) -> bytes | None:
+        """What the stage published under this key, or None."""
+        return self.read(manifest_key(stage, key))
+
+    def put_manifest(self, stage: str, key: str, data: bytes) -> bool:
+        """Publish once; False, and nothing written, where somebody was first."""
+        return self.create(manifest_key(stage, key), data)
+
+
+def blob_key(blob: Blob) -> str:
+    """Where the blob is in its store."""
+    return f"blobs/sha256/{blob.sha256}"
+
+
+def manifest_key(stage: str, key: str) -> str:
+    """Where the stage's publication is in its store."""
+    return f"manifests/{stage}/{key}.json"
+
+
+def open_store(uri: str) -> Store:
+    """The store at `file:///folder`, a bare path or `s3://bucket/prefix`. Nothing is created or contacted yet.
+
+    Raises:
+        InputError: The scheme is neither of these, or the bucket is not named.
+    """
+    parsed = urlparse(uri)
+    if parsed.scheme == "s3":
+        if not parsed.netloc:
+            raise InputError(f"{uri!r} names no bucket: expected s3://bucket/prefix")
+        return S3Store(uri, bucket=parsed.netloc, prefix=parsed.path.strip("/"))
+    if parsed.scheme == "file":
+        if parsed.netloc not in ("", "localhost"):
+            raise InputError(f"{uri!r} names the host {parsed.netloc!r}: expected file:///absolute/folder")
+        return FileStore(Path(unquote(parsed.path)))
+    if "://" in uri:
+        raise InputError(f"{uri!r} has an unknown scheme: expected a path, file:///folder or s3://bucket/prefix")
+    if not uri:
+        raise InputError("a store needs a path, file:///folder or s3://bucket/prefix; the name is empty")
+    return FileStore(Path(uri))
+
+
+class FileStore(Store):
+    """A folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        super().__init__(self.root.as_uri())
+        self._scratch = Scratch(self.root / ".scratch")
+
+    def path(self, key: str) -> Path:
+        """The object's file.
+
+        Raises:
+            InputError: The key climbs out of the store.
+        """
+        parts = key.split("/")
+        if not key or any(part in ("", ".", "..") or "\0" in part for part in parts):
+            raise InputError(f"{key!r} is no object key: expected relative names joined by '/'")
+        return self.root.joinpath(*parts)
+
+    def read(self, key: str) -> bytes | None:
+        """See `Store.read`."""
+        with _file_errors(f"read {key} in {self.uri}"):
+            try:
+                return self.path(key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `Store.create`."""
+        path = self.path(key)
+        if path.exists():
+            return False
+        with _file_errors(f"write {key} in {self.uri}"), self._written(data) as temporary:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            _flush_folder(path.parent)
+        return True
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Store.write`."""
+        path = self.path(key)
+        with _file_errors(f"write {key} in {self.uri}"), self._written(data) as temporary:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        with _file_errors(f"delete {key} in {self.uri}"):
+            self.path(key).unlink(missing_ok=True)
+
+    def size(self, key: str) -> int | None:
+        """See `Store.size`."""
+        with _file_errors(f"look at {key} in {self.uri}"):
+            try:
+                return self.path(key).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """See `Store.list`; hidden files and folders are not objects."""
+        top = self.root.joinpath(*[part for part in prefix.split("/")[:-1] if part])
+        found: list[str] = []
+        for folder, folders, files in os.walk(top):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            place = Path(folder).relative_to(self.root)
+            found += [(place / name).as_posix() for name in files if not name.startswith(".")]
+        yield from sorted(key for key in found if key.startswith(prefix))
+
+    @contextlib.contextmanager
+    def _written(self, data: bytes) -> Iterator[Path]:
+        temporary = self._scratch.path()
+        try:
+            write_durably(temporary, data)
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class Scratch:
+    """A hidden folder for this process's half-written files.
+
+    Each process holds a lock on its own sub-folder. The one that opens next removes those whose owner has died, so a killed
+    process leaves nothing behind for longer than until the next one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._own: Path | None = None
+        self._process = 0
+        self._lock = -1
+
+    def path(self) -> Path:
+        """A new name in the folder; the folder is made when it is first needed, and again after a fork."""
+        if self._own is None or self._process != os.getpid():
+            self._open()
+        assert self._own is not None
+        return self._own / secrets.token_hex(8)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock that all processes using this scratch folder share."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _open(self) -> None:
+        with self.exclusive():
+            for folder in self._root.iterdir():
+                if folder.is_dir() and not _is_locked(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+            own = self._root / secrets.token_hex(8)
+            own.mkdir()
+            lock = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        self._own, self._process, self._lock = own, os.getpid(), lock
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a new file and flush it to the disk."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_locked(folder: Path) -> bool:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _file_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise file_error(error, doing) from error
+
+
+def file_error(error: OSError, doing: str) -> Img2MeshError:
+    """The operating system's error as one of ours, in one line that says what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TransientError(f"cannot {doing}: the disk is full; free some space and submit again, finished stages are kept")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        reason = (error.strerror or "permission denied").lower()
+        return InputError(f"cannot {doing}: {reason}; change the permissions or choose another place")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+        return InputError(f"cannot {doing}: {(error.strerror or str(error)).lower()}; choose another place")
+    return TransientError(f"cannot {doing}: {(error.strerror or str(error)).lower()}; submit again once the storage works")
+
+
+class S3Store(Store):
+    """A prefix in a bucket. Endpoint, region and credentials come from the environment, as for every AWS tool."""
+
+    def __init__(self, uri: str, *, bucket: str, prefix: str) -> None:
+        super().__init__(uri.rstrip("/"))
+        self.bucket = bucket
+        self.prefix = f"{prefix}/" if prefix else ""
+        self._made: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._made is None:
+            import boto3
+            from botocore.config import Config
+
+            config = Config(
+                retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=60, signature_version="s3v4"
+            )
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+            self._made = boto3.client("s3", config=config, region_name=region)
+        return self._made
+
+    def read(self, key: str) -> bytes | None:
+        """See `Store.read`."""
+
+        def get() -> bytes:
+            return bytes(self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read())
+
+        return self._call(f"read {key}", get, absent=None)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `Store.create`."""
+        return self._put(key, data, IfNoneMatch="*")
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Store.write`."""
+        self._put(key, data)
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        self._call(f"delete {key}", lambda: self._client.delete_object(Bucket=self.bucket, Key=self.prefix + key), absent=None)
+
+    def size(self, key: str) -> int | None:
+        """See `Store.size`."""
+
+        def head() -> int:
+            return int(self._client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ContentLength"])
+
+        return self._call(f"look at {key}", head, absent=None)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """See `Store.list`."""
+
+        def pages() -> Sequence[str]:
+            paginator = self._client.get_paginator("list_objects_v2")
+            found = paginator.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            return [item["Key"] for page in found for item in page.get("Contents", ())]
+
+        keys = self._call(f"list {prefix or 'the prefix'}", pages, absent=())
+        yield from sorted(key.removeprefix(self.prefix) for key in keys)
+
+    def _put(self, key: str, data: bytes, **condition: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        def put() -> bool:
+            place = {"Bucket": self.bucket, "Key": self.prefix + key}
+            self._client.put_object(**place, Body=data, ChecksumAlgorithm="SHA256", **condition)
+            return True
+
+        for pause_s in (*_CONFLICT_PAUSES_S, None):
+            try:
+                return self._call(f"write {key}", put, absent=False)
+            except TransientError as error:
+                # 409: another writer of the same key is at it; whether it has won is known a moment later.
+                if pause_s is None or not isinstance(error.__cause__, ClientError) or _status(error.__cause__) != 409:
+                    raise
+                time.sleep(pause_s)
+        raise AssertionError
+
+    def _call(self, doing: str, call: Callable[[], _T], *, absent: _T) -> _T:
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
+
+        place = f"{doing} in {self.uri}"
+        try:
+            return call()
+        except ClientError as error:
+            code, status = str(error.response.get("Error", {}).get("Code", "")), _status(error)
+            if status == 412 or (status == 404 and code != "NoSuchBucket"):
+                return absent
+            if code == "NoSuchBucket":
+                raise InputError(
+                    f"cannot {place}: there is no bucket {self.bucket!r}; create it or correct the name"
+                ) from error
+            if status in (400, 401, 403) and code not in _PASSING_CODES:
+                raise InputError(f"cannot {place}: the server refuses ({code}); check credentials and bucket policy") from error
+            raise TransientError(f"cannot {place}: the server answers {status} {code}; submit again later") from error
+        except NoCredentialsError as error:
+            raise InputError(f"cannot {place}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        except (ParamValidationError, ValueError) as error:
+            raise InputError(f"cannot {place}: {' '.join(str(error).split())}") from error
+        except BotoCoreError as error:
+            raise TransientError(
+                f"cannot {place}: {' '.join(str(error).split())}; check AWS_ENDPOINT_URL, submit again"
+            ) from error
+
+
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -1,0 +1,1 @@
+"""Prefect and typer live here and only here."""
