@@ -200,7 +200,7 @@ def _surface_colour(mesh: "trimesh.Trimesh") -> tuple[Texels, Floats]:
             # trimesh turns v upwards when it reads glTF.
             uv[..., 1] = 1.0 - uv[..., 1]
         return _base_colour(material, image if visual.uv is not None else None), uv
-    if visual.defined:
+    if visual is not None and visual.defined:
         return _face_colours(np.asarray(visual.face_colors, dtype=np.uint8))
     return np.array(_WHITE, dtype=np.uint8).reshape(1, 1, 4), np.zeros((count, 3, 2), dtype=np.float32)
 
@@ -218,7 +218,7 @@ def _base_colour(material: Any, image: "Image | None") -> Texels:
     given = getattr(material, "baseColorFactor", None)
     factor = np.array(_WHITE, dtype=np.float64) if given is None else np.asarray(given, dtype=np.float64)
     factor = (np.append(factor, 255.0)[:4] if len(factor) < 4 else factor) / 255.0
-    texels = np.full((1, 1, 4), 255, dtype=np.uint8) if image is None else np.asarray(image.convert("RGBA")).copy()
+    texels: Texels = np.full((1, 1, 4), 255, np.uint8) if image is None else np.array(image.convert("RGBA"), np.uint8)
     if not np.allclose(factor[:3], 1.0):
         texels[..., :3] = srgb_from_linear(linear_from_srgb(texels[..., :3]) * factor[:3])
     mode = getattr(material, "alphaMode", None)
@@ -248,4 +248,5 @@ def srgb_from_linear(colour: npt.NDArray[np.floating[Any]]) -> Texels:
     """
     c = np.clip(colour, 0.0, 1.0)
     encoded = np.where(c <= 0.0031308, c * 12.92, 1.055 * c ** (1 / 2.4) - 0.055)
-    return np.round(encoded * 255.0).astype(np.uint8)
+    texels: Texels = np.round(encoded * 255.0).astype(np.uint8)
+    return texels

@@ -17,7 +17,7 @@ from pydantic import Field
 from img2mesh.data.objects import Floats, Ints, ObjectEntry, Texels, TexturedObject, list_objects, load_object
 from img2mesh.errors import InputError
 from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG, VIEW_NAMES, Cameras, orbit, rays
-from img2mesh.manifests import CameraSpec, Model
+from img2mesh.manifests import Model
 
 if TYPE_CHECKING:
     import open3d
@@ -30,6 +30,8 @@ FRAME_LIMIT = 0.97
 MASK_LAYERS = 8
 # How far behind a hole a ray starts again, scene units.
 _RESTART = 1e-4
+# Sixteen bits then reach four scene units, beyond every depth in the scene cube.
+DEPTH_STEPS = 16383
 # The light of a random front leaves the default one by at most this angle.
 LIGHT_CONE_DEG = 35.0
 
@@ -132,15 +134,16 @@ def _sums(pixel: npt.NDArray[np.int64], values: Floats, pixels: int) -> npt.NDAr
     return np.stack(columns, axis=-1)
 
 
-def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-12)
+    return np.where(length > 1e-12, vectors / np.maximum(length, 1e-12), 0.0)
 
 
 def _pixel_of_sample(sample: npt.NDArray[np.int64], width: int, height: int, supersample: int) -> npt.NDArray[np.int64]:
     row, column = np.divmod(sample, width * supersample)
     # Rows of all views follow one another, so one division serves view and row together.
-    return (row // supersample) * width + column // supersample
+    pixel: npt.NDArray[np.int64] = (row // supersample) * width + column // supersample
+    return pixel
 
 
 def _rays_near(vertices: Floats, cameras: Cameras) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
@@ -204,18 +207,21 @@ def _scene(obj: TexturedObject) -> "open3d.t.geometry.RaycastingScene":
     import open3d
 
     scene = open3d.t.geometry.RaycastingScene(nthreads=1)
-    scene.add_triangles(open3d.core.Tensor(obj.vertices), open3d.core.Tensor(obj.faces.astype(np.uint32)))
+    scene.add_triangles(_tensor(obj.vertices), _tensor(obj.faces.astype(np.uint32)))
     return scene
+
+
+def _tensor(array: npt.NDArray[Any]) -> "open3d.core.Tensor":
+    import open3d
+
+    return open3d.core.Tensor.from_numpy(np.ascontiguousarray(array))
 
 
 def _first_hits(
     scene: "open3d.t.geometry.RaycastingScene", origins: Floats, directions: Floats
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats, Floats]:
     """Indices of the rays that hit, with face, barycentric coordinates and distance in units of the direction."""
-    import open3d
-
-    packed = open3d.core.Tensor(np.concatenate([origins, directions], axis=1).astype(np.float32, copy=False))
-    answer = scene.cast_rays(packed, nthreads=1)
+    answer = scene.cast_rays(_tensor(np.concatenate([origins, directions], axis=1).astype(np.float32)), nthreads=1)
     distance = answer["t_hit"].numpy()
     hit = np.flatnonzero(np.isfinite(distance))
     return hit, answer["primitive_ids"].numpy()[hit].astype(np.int64), answer["primitive_uvs"].numpy()[hit], distance[hit]
@@ -227,11 +233,11 @@ def _face_normals(obj: TexturedObject) -> Floats:
 
 
 def _shade(rgb: Floats, normals: Floats, light: Light) -> Floats:
-    if light.diffuse == 0:
-        return np.minimum(rgb * np.float32(light.ambient), np.float32(255))
     towards = np.asarray(light.direction, dtype=np.float32)
     cosine = np.maximum(normals @ (towards / np.linalg.norm(towards)), 0)
-    return np.minimum(rgb * (light.ambient + light.diffuse * cosine).astype(np.float32)[:, None], np.float32(255))
+    strength = (light.ambient + light.diffuse * cosine).astype(np.float32)
+    shaded: Floats = np.minimum(rgb * strength[:, None], np.float32(255))
+    return shaded
 
 
 def _atlas(textures: Sequence[Texels]) -> _Atlas:
@@ -327,7 +333,7 @@ def front_azimuths(entry: ObjectEntry, *, fronts: int, seed: int) -> tuple[float
 
 def _has_front(entry: ObjectEntry) -> bool:
     """Furniture, people and animals face +z; scenery does not."""
-    return not entry.source.startswith("0ad") or "units" in entry.id.split("/")
+    return not entry.source.startswith("0ad") or bool({"units", "fauna"} & set(entry.id.split("/")))
 
 
 def front_light(entry: ObjectEntry, front: int, *, fronts: int, seed: int) -> Light:
@@ -360,18 +366,18 @@ def safe_name(object_id: str) -> str:
     return name.lstrip(".-") or "object"
 
 
-def camera_specs(cameras: Cameras, names: Sequence[str] = VIEW_NAMES) -> list[CameraSpec]:
-    """The cameras as manifests write them."""
+def camera_rows(cameras: Cameras, names: Sequence[str] = VIEW_NAMES) -> list[dict[str, Any]]:
+    """The cameras as plain values, field by field what a manifest's `CameraSpec` holds."""
     return [
-        CameraSpec(
-            name=name,
-            projection=cameras.projection,
-            world_from_camera=tuple(tuple(row) for row in cameras.world_from_camera[i].tolist()),  # type: ignore[arg-type]
-            focal_px=cameras.focal_px[i].item(),
-            centre_px=(cameras.centre_px[i, 0].item(), cameras.centre_px[i, 1].item()),
-            width_px=cameras.width_px,
-            height_px=cameras.height_px,
-        )
+        {
+            "name": name,
+            "projection": cameras.projection,
+            "world_from_camera": cameras.world_from_camera[i].tolist(),
+            "focal_px": cameras.focal_px[i].item(),
+            "centre_px": cameras.centre_px[i].tolist(),
+            "width_px": cameras.width_px,
+            "height_px": cameras.height_px,
+        }
         for i, name in enumerate(names)
     ]
 
@@ -384,6 +390,7 @@ class _Job:
     size_px: int
     fronts: int
     seed: int
+    png: bool
 
 
 def render_dataset(
@@ -397,6 +404,7 @@ def render_dataset(
     seed: int = 0,
     processes: int = 1,
     limit: int | None = None,
+    png: bool = False,
 ) -> int:
     """Six views of every object from every front, one safetensors file an object; files already there are kept.
 
@@ -412,6 +420,7 @@ def render_dataset(
         fronts: Front azimuths per object, see `front_azimuths`.
         seed: Decides the random fronts and lights of each object, and the order in which objects are rendered.
         limit: Render at most this many of the shuffled objects.
+        png: Also write every view as PNG files for people, see `write_pngs`; only for objects rendered now.
 
     Returns:
         How many of the chosen objects have a file now.
@@ -422,7 +431,7 @@ def render_dataset(
     entries = list_objects(objects, split=split, source=source)
     order = np.random.default_rng(seed).permutation(len(entries))[:limit]
     chosen = [entries[i] for i in order]
-    job = _Job(out=out, size_px=size_px, fronts=fronts, seed=seed)
+    job = _Job(out=out, size_px=size_px, fronts=fronts, seed=seed, png=png)
     _write_cameras(job)
     waiting = [e for e in chosen if not _target(job, e).exists()]
     started = time.monotonic()
@@ -479,8 +488,23 @@ def _render_entry(entry: ObjectEntry, job: _Job) -> str:
         return str(error)
     if not all(v.mask.any() for v in views):
         return "nothing of it is visible from some front"
-    _write_views(_target(job, entry), views, azimuths)
+    target = _target(job, entry)
+    if job.png:
+        for azimuth, rendered in zip(azimuths, views, strict=True):
+            write_pngs(target.with_suffix("") / f"front_{azimuth:05.1f}", rendered)
+    _write_views(target, views, azimuths)
     return ""
+
+
+def write_pngs(folder: Path, views: RenderedViews, names: Sequence[str] = VIEW_NAMES) -> None:
+    """Each view as `<name>_rgba.png`, `<name>_normal.png` and `<name>_depth.png` (16 bits, `DEPTH_STEPS` to a scene unit)."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, name in enumerate(names):
+        Image.fromarray(views.rgba[i]).save(folder / f"{name}_rgba.png")
+        Image.fromarray(encode_normals(views.normals[i])).save(folder / f"{name}_normal.png")
+        Image.fromarray(np.round(views.depth[i] * DEPTH_STEPS).astype(np.uint16)).save(folder / f"{name}_depth.png")
 
 
 def encode_normals(normals: Floats) -> Texels:
@@ -491,7 +515,7 @@ def encode_normals(normals: Floats) -> Texels:
 def _write_views(target: Path, views: Sequence[RenderedViews], azimuths: Sequence[float]) -> None:
     from safetensors.numpy import save
 
-    tensors = {
+    tensors: dict[str, npt.NDArray[Any]] = {
         "rgba": np.stack([v.rgba for v in views]),
         "normal": np.stack([encode_normals(v.normals) for v in views]),
         "depth": np.stack([v.depth for v in views]).astype(np.float16),
@@ -514,8 +538,7 @@ def write_whole(target: Path, data: bytes) -> None:
 
 
 def _write_cameras(job: _Job) -> None:
-    specs = camera_specs(orbit(VIEW_AZIMUTHS_DEG, size_px=job.size_px))
-    text = json.dumps([s.model_dump(mode="json") for s in specs], indent=1) + "\n"
+    text = json.dumps(camera_rows(orbit(VIEW_AZIMUTHS_DEG, size_px=job.size_px)), indent=1) + "\n"
     path = job.out / "cameras.json"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise InputError(f"{job.out} already holds views of other cameras or of another size; choose another --out")
