@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor
@@ -66,6 +66,11 @@ def get_rgba(store: Store, blob: Blob) -> UInt8[np.ndarray, "height width 4"]:
     """Read a picture that `put_rgba` wrote."""
     with Image.open(io.BytesIO(store.get_blob(blob))) as image:
         return np.asarray(image.convert("RGBA"))
+
+
+def get_picture(store: Store, blob: Blob) -> Float[Tensor, "4 height width"]:
+    """Read a picture that `put_rgba` wrote, as values in [0, 1], straight alpha."""
+    return torch.from_numpy(get_rgba(store, blob).copy()).movedim(-1, 0).float() / 255
 
 
 def specs_from_cameras(cameras: Cameras, names: tuple[str, ...] = VIEW_NAMES) -> tuple[CameraSpec, ...]:

@@ -1,0 +1,1 @@
+"""Multi-view diffusion: conditioning rows, guidance and sampling over diffusers' schedulers."""

@@ -1,0 +1,54 @@
+"""`img2mesh train vae|multiview|decoder`: each network by one command, resumed by repeating it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train the compact family on rendered views; repeat a command to resume it.")
+
+Views = Annotated[Path, typer.Argument(metavar="VIEWS", help="Folder written by img2mesh data render.")]
+Out = Annotated[Path, typer.Option(help="Folder of the checkpoint, the log, the sample sheets and the weights.")]
+Vae = Annotated[Path, typer.Option(help="Weights of the finished autoencoder.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps in all.")]
+Seed = Annotated[int, typer.Option(help="Decides the initial weights and every random choice.")]
+
+
+@app.command()
+def vae(views: Views, out: Out = Path("runs/vae"), steps: Steps = 1600, seed: Seed = 0) -> None:
+    """Train the autoencoder of pictures and normal maps."""
+    from img2mesh.training.loop import LoopConfig
+    from img2mesh.training.vae import VaeConfig, train_vae
+
+    loop = LoopConfig(steps=steps, lr=1e-3, seed=seed)
+    _finish(train_vae(views, out, VaeConfig(loop=loop), device=_device()))
+
+
+@app.command()
+def multiview(views: Views, vae: Vae, out: Out = Path("runs/multiview"), steps: Steps = 3000, seed: Seed = 0) -> None:
+    """Train the generator of six views from one."""
+    from img2mesh.training.loop import LoopConfig
+    from img2mesh.training.multiview import MultiviewConfig, train_multiview
+
+    loop = LoopConfig(steps=steps, lr=4e-4, warmup_steps=200, seed=seed)
+    _finish(train_multiview(views, vae, out, MultiviewConfig(loop=loop), device=_device()))
+
+
+@app.command()
+def decoder(views: Views, vae: Vae, out: Out = Path("runs/decoder"), steps: Steps = 800, seed: Seed = 0) -> None:
+    """Train the depth-guided decoder around the autoencoder's own."""
+    from img2mesh.training.decoder import DecoderConfig, train_decoder
+    from img2mesh.training.loop import LoopConfig
+
+    loop = LoopConfig(steps=steps, lr=4e-4, warmup_steps=50, seed=seed)
+    _finish(train_decoder(views, vae, out, DecoderConfig(loop=loop), device=_device()))
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _finish(weights: Path) -> None:
+    typer.echo(f"weights: {weights}")

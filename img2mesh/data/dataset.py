@@ -1,0 +1,87 @@
+"""Rendered views as training samples: what `img2mesh data render` wrote, read front by front."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from torch import Tensor
+
+from img2mesh.errors import InputError
+
+# 0 A.D. has four times as many objects, but household goods are what people photograph.
+SOURCE_WEIGHTS = {"sweethome3d-furniture": 1.0, "0ad-data": 0.5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Six views of one object from one front.
+
+    Attributes:
+        rgb: sRGB in [0, 1], over white.
+        alpha: Coverage in [0, 1].
+        normals: World frame, length at most 1, zero in the background.
+        depth: z-depth, scene units, zero in the background.
+    """
+
+    rgb: Float[Tensor, "view 3 height width"]
+    alpha: Float[Tensor, "view height width"]
+    normals: Float[Tensor, "view 3 height width"]
+    depth: Float[Tensor, "view height width"]
+
+
+class RenderedObjects:
+    """The fronts of all rendered objects of one split; `item` indexes fronts."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        """Index the folder.
+
+        Raises:
+            InputError: Nothing of this split has been rendered there.
+        """
+        self.items: list[tuple[Path, int]] = []
+        weights: list[float] = []
+        for row in _rows(folder):
+            if row["split"] != split:
+                continue
+            path = folder / row["file"]
+            with safe_open(path, "pt") as file:
+                fronts = file.get_slice("front_azimuth_deg").get_shape()[0]
+            self.items += [(path, front) for front in range(fronts)]
+            weights += [SOURCE_WEIGHTS.get(row["source"], 1.0)] * fronts
+        if not self.items:
+            raise InputError(f"no rendered objects of the split '{split}' in {folder}: run img2mesh data render first")
+        self.weights = torch.tensor(weights)
+
+    def __len__(self) -> int:
+        """Number of fronts."""
+        return len(self.items)
+
+    def draw(self, count: int, generator: torch.Generator) -> list[int]:
+        """Random items, household goods more often than their share."""
+        return torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
+
+    def load(self, item: int) -> Sample:
+        """One front's six views."""
+        path, front = self.items[item]
+        with safe_open(path, "pt") as file:
+            rgba = file.get_slice("rgba")[front].float() / 255
+            normals = file.get_slice("normal")[front].float() / 127.5 - 1
+            depth = file.get_slice("depth")[front].float()
+        alpha = rgba[..., 3]
+        rgb = rgba[..., :3] * alpha[..., None] + (1 - alpha[..., None])
+        return Sample(
+            rgb=rgb.movedim(-1, 1),
+            alpha=alpha,
+            normals=(normals * alpha[..., None]).movedim(-1, 1),
+            depth=depth,
+        )
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    index = folder / "index.jsonl"
+    if not index.is_file():
+        raise InputError(f"{folder} has no index.jsonl: run img2mesh data render OBJECTS --out {folder} first")
+    return [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines()]

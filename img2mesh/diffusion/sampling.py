@@ -1,0 +1,91 @@
+"""Sampling the twelve latents of one object: DDIM with classifier-free guidance."""
+
+from typing import Protocol
+
+import torch
+from diffusers import DDIMScheduler
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Network(Protocol):
+    """Predicts what the scheduler's `prediction_type` names, for [normal, colour] x object x view."""
+
+    def __call__(
+        self,
+        sample: Float[Tensor, "batch channel height width"],
+        timestep: Tensor,
+        encoder_hidden_states: Float[Tensor, "batch 1 dim"],
+        class_labels: Float[Tensor, "batch 10"],
+    ) -> Float[Tensor, "batch latent height width"]:
+        """The prediction."""
+        ...
+
+
+@torch.inference_mode()
+def sample(
+    network: Network,
+    scheduler: DDIMScheduler,
+    *,
+    condition: Float[Tensor, "latent height width"],
+    embedding: Float[Tensor, "1 dim"],
+    labels: Float[Tensor, "row 10"],
+    steps: int,
+    guidance_scale: float,
+    seed: int,
+) -> Float[Tensor, "row latent height width"]:
+    """Latents of all views, normals first, then colours, scaled as the network sees them.
+
+    Args:
+        condition: Scaled latent of the prepared picture; every row is told it.
+        embedding: Image embedding of the prepared picture, one token.
+        labels: Camera and task rows, see `conditioning.class_labels`.
+        steps: Sampling steps.
+        guidance_scale: 1 switches guidance off and halves the work.
+        seed: Of the initial noise, drawn on the CPU so that all devices start alike.
+
+    Source: Song et al., DDIM, 2021; Ho and Salimans, Classifier-free diffusion guidance, 2022.
+    """
+    rows = labels.shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn((rows, *condition.shape), generator=generator).to(condition.device)
+    conditions, embeddings = condition.expand(rows, -1, -1, -1), embedding.expand(rows, -1, -1)
+    scheduler.set_timesteps(steps)
+    for timestep in scheduler.timesteps:
+        noisy = torch.cat([scheduler.scale_model_input(latents, timestep), conditions], dim=1)
+        if guidance_scale == 1:
+            prediction = network(noisy, timestep, embeddings, labels)
+        else:
+            prediction = _guided(network, noisy, timestep, embeddings, labels, guidance_scale)
+        latents = scheduler.step(prediction, timestep, latents).prev_sample
+    return latents
+
+
+def _guided(
+    network: Network,
+    noisy: Float[Tensor, "row channel height width"],
+    timestep: Tensor,
+    embeddings: Float[Tensor, "row 1 dim"],
+    labels: Float[Tensor, "row 10"],
+    scale: float,
+) -> Float[Tensor, "row latent height width"]:
+    """Prediction moved away from the one that is told nothing of the picture.
+
+    The batch is [normal_uncond, normal_cond, colour_uncond, colour_cond]: halves by domain, as the joint attention needs.
+    """
+    blank = noisy.clone()
+    blank[:, noisy.shape[1] // 2 :] = 0
+    prediction = network(
+        _interleave(blank, noisy),
+        timestep,
+        _interleave(torch.zeros_like(embeddings), embeddings),
+        _interleave(labels, labels),
+    )
+    normal_free, normal_told, colour_free, colour_told = prediction.chunk(4)
+    free, told = torch.cat([normal_free, colour_free]), torch.cat([normal_told, colour_told])
+    return free + scale * (told - free)
+
+
+def _interleave(free: Tensor, told: Tensor) -> Tensor:
+    """[normal_free, normal_told, colour_free, colour_told] of two [normal, colour] batches."""
+    return torch.cat([part for pair in zip(free.chunk(2), told.chunk(2), strict=True) for part in pair])

@@ -1,0 +1,147 @@
+"""The depth-guided decoder: SVD's temporal decoder, told the front picture, exchanging features along truncated epipolar lines."""
+
+import functools
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from diffusers.models.unets.unet_3d_blocks import MidBlockTemporalDecoder
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from img2mesh.geometry.cameras import Cameras
+from img2mesh.geometry.depth import pool_depth
+from img2mesh.models.attention import DepthTruncatedEpipolarAttention
+from img2mesh.models.checkpoint import load_weights
+
+
+class DepthGuidedDecoder(nn.Module):
+    """Latents of all views of one object -> pixel-aligned pictures with coverage.
+
+    Every up-block is followed, before its upsampler, by the front view's condition and by depth-truncated epipolar attention.
+    The front picture enters view 0 alone, at each resolution by space-to-depth; the attention carries it to the other views. All
+    new layers start at zero: the untrained decoder is the temporal decoder it is built around.
+
+    Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        channels, groups = config["block_out_channels"], config["norm_num_groups"]
+        self.decoder = _temporal_decoder(config)
+        self.scales = [2 ** (len(channels) - 1 - level) for level in range(len(channels))]
+        levels = list(zip(reversed(channels), self.scales, config["samples"], strict=True))
+        self.fronts = nn.ModuleList(FrontCondition(config["out_channels"], width, scale) for width, scale, _ in levels)
+        self.attentions = nn.ModuleList(
+            DepthTruncatedEpipolarAttention(
+                width,
+                views=config["num_views"],
+                samples=samples,
+                radius=config["radius"],
+                heads=max(1, width // config["head_dim"]),
+                groups=groups,
+            )
+            for width, _, samples in levels
+        )
+
+    def forward(
+        self,
+        latents: Float[Tensor, "view latent h w"],
+        front: Float[Tensor, "channel height width"],
+        depth: Float[Tensor, "view height width"],
+        cameras: Cameras,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "view channel height width"]:
+        """Packed pictures in [-1, 1], see `autoencoder.pack_colour`.
+
+        Args:
+            latents: Unscaled, the front first.
+            front: The prepared picture, packed alike.
+            depth: z-depth of each view, scene units, 0 in the background.
+            cameras: Of the full-size pictures.
+            generator: Draws the points within their strata in training.
+        """
+        single = torch.zeros(1, len(latents), device=latents.device)
+        hidden = self.decoder.mid_block(self.decoder.conv_in(latents), image_only_indicator=single)
+        for block, condition, attention, scale in zip(
+            self.decoder.up_blocks, self.fronts, self.attentions, self.scales, strict=True
+        ):
+            for resnet in block.resnets:
+                hidden = resnet(hidden, image_only_indicator=single)
+            hidden = condition(hidden, front)
+            smaller = cameras.resized(cameras.width_px // scale, cameras.height_px // scale)
+            hidden = attention(hidden, pool_depth(depth, scale), smaller, generator)
+            for upsampler in block.upsamplers or ():
+                hidden = upsampler(hidden)
+        output = self.decoder.conv_out(self.decoder.conv_act(self.decoder.conv_norm_out(hidden)))
+        return self.decoder.time_conv_out(output.movedim(0, 1)[None])[0].movedim(1, 0)
+
+
+class FrontCondition(nn.Module):
+    """The front picture at full detail, added to the features of view 0."""
+
+    def __init__(self, picture_channels: int, channels: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.conv_in = nn.Conv2d(picture_channels * scale * scale, channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(
+        self, features: Float[Tensor, "view channel h w"], front: Float[Tensor, "picture height width"]
+    ) -> Float[Tensor, "view channel h w"]:
+        """Features with the front's, as seen at their resolution, added to view 0."""
+        told = self.conv_out(functional.silu(self.conv_in(functional.pixel_unshuffle(front[None], self.scale))))
+        return torch.cat([features[:1] + told, features[1:]])
+
+
+def _temporal_decoder(config: dict[str, Any]) -> nn.Module:
+    channels = config["block_out_channels"]
+    network = AutoencoderKLTemporalDecoder(
+        in_channels=config["out_channels"],
+        out_channels=config["out_channels"],
+        latent_channels=config["latent_channels"],
+        block_out_channels=channels,
+        layers_per_block=config["layers_per_block"],
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+    ).decoder
+    # The image autoencoder has two blocks around its attention at any depth; the temporal one as many as `layers_per_block`.
+    network.mid_block = MidBlockTemporalDecoder(channels[-1], channels[-1], attention_head_dim=channels[-1], num_layers=2)
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = config["norm_num_groups"]
+    return network
+
+
+def inherit(network: DepthGuidedDecoder, autoencoder: dict[str, Tensor]) -> None:
+    """Start as the plain decoder of a trained AutoencoderKL: its weights, and temporal layers that do nothing yet."""
+    state = {}
+    for name, tensor in autoencoder.items():
+        if name.startswith("decoder."):
+            spatial = name.removeprefix("decoder.").replace("resnets.", "resnets.#")
+            head, mark, tail = spatial.partition("#")
+            state[f"{head}{tail.replace('.', '.spatial_res_block.', 1)}" if mark else head] = tensor
+    unexpected = network.decoder.load_state_dict(state, strict=False).unexpected_keys
+    if unexpected:
+        raise ValueError(f"the autoencoder has weights that the temporal decoder lacks: {unexpected[:3]}")
+    for name, module in network.decoder.named_modules():
+        if name.endswith("temporal_res_block"):
+            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.conv2.bias)
+    nn.init.zeros_(network.decoder.time_conv_out.bias)
+    nn.init.dirac_(network.decoder.time_conv_out.weight)
+
+
+@functools.cache
+def load(name: str, sha256: str) -> DepthGuidedDecoder:
+    """The trained decoder, read once a process.
+
+    Raises:
+        ArtifactError: The file is missing or has another digest.
+    """
+    state, config = load_weights(name, sha256)
+    network = DepthGuidedDecoder(config).eval().requires_grad_(requires_grad=False)
+    network.load_state_dict(state)
+    return network

@@ -1,0 +1,104 @@
+"""Presets: each a function that returns one complete, frozen set of parameters for the six stages."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from img2mesh.data.config import PrepareConfig
+from img2mesh.diffusion.config import SamplingConfig
+from img2mesh.errors import ArtifactError, InputError
+from img2mesh.manifests import Model, WeightsRef
+from img2mesh.mesh.config import ExportConfig
+from img2mesh.neus.config import FitConfig
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class Preset(Model):
+    """Everything that a run needs besides its pictures, its seed and its formats.
+
+    Attributes:
+        summary: One line for a person who chooses.
+        view_size_px: Side of the generated views.
+    """
+
+    name: str
+    summary: str
+    autoencoder: WeightsRef
+    generator: WeightsRef
+    decoder: WeightsRef
+    view_size_px: int
+    prepare: PrepareConfig
+    sampling: SamplingConfig
+    coarse_neus: FitConfig
+    refit_neus: FitConfig
+    export_mesh: ExportConfig
+
+
+def compact() -> Preset:
+    """The default: the shipped weights at full care, made for a machine without a GPU."""
+    return Preset(
+        name="compact",
+        summary="shipped weights, 128 px views, about a minute an image on two cores",
+        autoencoder=_shipped("vae"),
+        generator=_shipped("multiview"),
+        decoder=_shipped("decoder"),
+        view_size_px=128,
+        prepare=PrepareConfig(),
+        sampling=SamplingConfig(steps=12, guidance_scale=1.5),
+        coarse_neus=FitConfig(resolutions=(48, 96), max_steps=(200, 150)),
+        refit_neus=FitConfig(),
+        export_mesh=ExportConfig(),
+    )
+
+
+def tiny() -> Preset:
+    """The shipped weights with the least work that still shows a shape: for tests and first looks."""
+    return compact().model_copy(
+        update={
+            "name": "tiny",
+            "summary": "the same weights with few steps and a coarse mesh: a first look in seconds",
+            "sampling": SamplingConfig(steps=2, guidance_scale=1.0),
+            "coarse_neus": FitConfig(resolutions=(32,), max_steps=(60,)),
+            "refit_neus": FitConfig(resolutions=(32, 64), max_steps=(60, 60)),
+            "export_mesh": ExportConfig(faces=4000, texture_px=256),
+        }
+    )
+
+
+def wonder3d() -> Preset:
+    """The published full-size checkpoints.
+
+    Raises:
+        InputError: Always, in this version: loading them is not part of it yet.
+    """
+    raise InputError("preset wonder3d needs the published checkpoints, which this version cannot load yet: use --preset compact")
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {"compact": compact, "tiny": tiny, "wonder3d": wonder3d}
+NAMES = tuple(PRESETS)
+
+
+def get(name: str) -> Preset:
+    """The preset of this name.
+
+    Raises:
+        InputError: There is none, or it cannot be used here.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}: choose one of {', '.join(NAMES)}")
+    return PRESETS[name]()
+
+
+@cache
+def _digests() -> dict[str, str]:
+    """Digests of the shipped weights by file name, in the format that `sha256sum --check` reads."""
+    lines = (WEIGHTS / "SHA256SUMS").read_text(encoding="ascii").splitlines()
+    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
+
+
+def _shipped(name: str) -> WeightsRef:
+    digest = _digests().get(f"{name}.safetensors")
+    if digest is None:
+        raise ArtifactError(f"weights {name} are not listed in {WEIGHTS / 'SHA256SUMS'}: reinstall img2mesh")
+    return WeightsRef(name=name, sha256=digest)

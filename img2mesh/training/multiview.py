@@ -1,0 +1,207 @@
+"""Training of the compact multi-view generator on views encoded by the finished autoencoder."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from jaxtyping import Float
+from torch import Tensor
+
+from img2mesh.data.dataset import RenderedObjects, Sample
+from img2mesh.diffusion.conditioning import class_labels
+from img2mesh.diffusion.sampling import sample as sample_latents
+from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG
+from img2mesh.metrics.image import psnr
+from img2mesh.models.autoencoder import from_config, pack_colour, pack_normals, unpack_colour
+from img2mesh.models.checkpoint import read_weights, save_weights
+from img2mesh.models.multiview import MultiviewGenerator
+from img2mesh.training.augmentation import augment
+from img2mesh.training.loop import LoopConfig, train
+from img2mesh.training.sheets import write_sheet
+
+CONFIG = {
+    "unet": {
+        "sample_size": 16,
+        "in_channels": 8,
+        "out_channels": 4,
+        "block_out_channels": [64, 128, 256],
+        # Attention over 6 x 256 tokens would cost more than everything else together on a CPU; 6 x 64 is cheap.
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1,
+        "cross_attention_dim": 128,
+        "attention_head_dim": 8,
+        "norm_num_groups": 16,
+        "class_embed_type": "projection",
+        "projection_class_embeddings_input_dim": 10,
+        "num_views": 6,
+    },
+    "image_encoder": {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 128,
+        "patch_size": 16,
+        "projection_dim": 128,
+    },
+    # The last step is pure noise, so that sampling starts where training did and its first guess is a regression.
+    "scheduler": {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+        "clip_sample": False,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiviewConfig:
+    """What one step looks at.
+
+    Attributes:
+        batch: Objects a step, twelve latents each.
+        drop: Share of objects whose condition is dropped, for guidance.
+        pure_noise: Share of objects at the noisiest step; the network is first of all a regressor from the picture.
+    """
+
+    loop: LoopConfig
+    batch: int = 4
+    drop: float = 0.08
+    pure_noise: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoded:
+    """A batch ready for the UNet; `latents` rows run domain, object, view."""
+
+    latents: Float[Tensor, "domain object view latent height width"]
+    pictures: Float[Tensor, "object 3 height_px width_px"]
+
+
+class _Task:
+    """The frozen autoencoder, the network and the noise schedule of one training run."""
+
+    def __init__(self, vae_weights: Path, config: MultiviewConfig, device: str) -> None:
+        state, vae_config = read_weights(vae_weights)
+        self.vae: AutoencoderKL = from_config(vae_config).to(device, memory_format=torch.channels_last).requires_grad_(False)
+        self.vae.load_state_dict(state)
+        self.vae_config, self.config, self.device = vae_config, config, device
+        torch.manual_seed(config.loop.seed)
+        self.network = MultiviewGenerator(CONFIG).to(device, memory_format=torch.channels_last)
+        self.scheduler = DDIMScheduler(**CONFIG["scheduler"])
+        self.labels = class_labels(VIEW_AZIMUTHS_DEG).to(device)
+
+    @torch.no_grad()
+    def encode(self, samples: list[Sample]) -> _Encoded:
+        """Scaled latents of both domains."""
+        alpha = torch.cat([s.alpha for s in samples])
+        normals = pack_normals(torch.cat([s.normals for s in samples]), alpha)
+        colours = pack_colour(torch.cat([s.rgb for s in samples]), alpha)
+        images = torch.cat([normals, colours]).to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device, torch.bfloat16):
+            latents = torch.cat([self.vae.encode(part).latent_dist.mode() for part in images.split(24)])
+        latents = latents.float() * self.vae_config["scaling_factor"]
+        return _Encoded(
+            latents=latents.reshape(2, len(samples), -1, *latents.shape[1:]),
+            pictures=torch.stack([s.rgb[0] for s in samples]).to(self.device),
+        )
+
+    def loss(self, batch: _Encoded, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared error of the v-prediction, also by domain.
+
+        Source: Salimans and Ho, Progressive distillation, 2022; Lin et al., Common diffusion noise schedules are flawed, 2024.
+        """
+        _, objects, views = batch.latents.shape[:3]
+        timesteps = self._timesteps(objects, generator)
+        keep = (torch.rand(objects, generator=generator) >= self.config.drop).to(self.device)
+        clean = batch.latents.flatten(0, 2)
+        noise = torch.randn(clean.shape, generator=generator).to(self.device)
+        per_row = timesteps[None, :, None].expand(2, -1, views).reshape(-1)
+        noisy = self.scheduler.add_noise(clean, noise, per_row)
+        target = self.scheduler.get_velocity(clean, noise, per_row)
+        front = batch.latents[1, :, :1] * keep[:, None, None, None, None]
+        condition = front[None].expand(2, -1, views, -1, -1, -1).flatten(0, 2)
+        labels = self.labels.reshape(2, 1, views, -1).expand(-1, objects, -1, -1).flatten(0, 2)
+        with torch.autocast(self.device, torch.bfloat16):
+            tokens = self.network.embed(batch.pictures) * keep[:, None, None]
+            tokens = tokens[None, :, None].expand(2, -1, views, -1, -1).flatten(0, 2)
+            prediction = self.network(torch.cat([noisy, condition], dim=1), per_row, tokens, labels)
+        normal, colour = (prediction.float() - target).square().mean(dim=(1, 2, 3)).chunk(2)
+        return {
+            "loss": (normal.mean() + colour.mean()) / 2,
+            "normal": normal.mean().detach(),
+            "colour": colour.mean().detach(),
+        }
+
+    def _timesteps(self, objects: int, generator: torch.Generator) -> Tensor:
+        """One step an object: the noisiest for some, the others uniform."""
+        last = self.scheduler.config.num_train_timesteps - 1
+        uniform = torch.randint(0, last + 1, (objects,), generator=generator)
+        pure = torch.rand(objects, generator=generator) < self.config.pure_noise
+        return torch.where(pure, last, uniform).to(self.device)
+
+
+def train_multiview(views: Path, vae_weights: Path, out: Path, config: MultiviewConfig, *, device: str) -> Path:
+    """Train and export the multi-view generator.
+
+    Args:
+        views: Folder of `img2mesh data render`.
+        vae_weights: The finished autoencoder.
+        out: Checkpoint, log, sample sheets and `multiview.safetensors` go here.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The weights file.
+    """
+    data, held_back = RenderedObjects(views, "train"), RenderedObjects(views, "val")
+    task = _Task(vae_weights, config, device)
+    weights = out / "multiview.safetensors"
+
+    def loss(generator: torch.Generator) -> dict[str, Tensor]:
+        samples = [augment(data.load(item), generator) for item in data.draw(config.batch, generator)]
+        return task.loss(task.encode(samples), generator)
+
+    train(task.network, loss, config.loop, out, lambda: _export(task, held_back, weights))
+    return weights
+
+
+@torch.no_grad()
+def _export(task: _Task, held_back: RenderedObjects, path: Path) -> None:
+    """Write the weights, and a sheet and the score of the five unseen views of held-back objects."""
+    save_weights(path, task.network.state_dict(), CONFIG)
+    rows, scores, copies = [], [], []
+    task.network.eval()
+    for item in range(0, len(held_back), max(1, len(held_back) // 6)):
+        truth = held_back.load(item)
+        batch = task.encode([truth])
+        latents = sample_latents(
+            task.network,
+            DDIMScheduler(**CONFIG["scheduler"]),
+            condition=batch.latents[1, 0, 0],
+            embedding=task.network.embed(batch.pictures)[0],
+            labels=task.labels,
+            steps=8,
+            guidance_scale=1.0,
+            seed=0,
+        )
+        images = task.vae.decode(latents / task.vae_config["scaling_factor"]).sample.cpu()
+        rgb, alpha = unpack_colour(images[6:])
+        scores.append((psnr(rgb[1:], truth.rgb[1:]), _iou(alpha[1:], truth.alpha[1:])))
+        copies.append((psnr(truth.rgb[:1].expand(5, -1, -1, -1), truth.rgb[1:]), _iou(truth.alpha[:1].expand(5, -1, -1), truth.alpha[1:])))
+        rows += [list(truth.rgb), list(rgb), list((images[:6, :3] + 1) / 2)]
+    task.network.train()
+    mean, copy = torch.tensor(scores).mean(dim=0), torch.tensor(copies).mean(dim=0)
+    score = {"psnr_db": mean[0], "iou": mean[1], "copy_psnr_db": copy[0], "copy_iou": copy[1]}
+    print("val " + json.dumps({k: round(v.item(), 3) for k, v in score.items()}), flush=True)
+    write_sheet(path.with_suffix(".png"), rows)
+
+
+def _iou(alpha: Float[Tensor, "*shape"], truth: Float[Tensor, "*shape"]) -> float:
+    a, b = alpha > 0.5, truth > 0.5
+    return ((a & b).sum() / (a | b).sum().clamp(min=1)).item()

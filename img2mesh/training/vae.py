@@ -1,0 +1,133 @@
+"""Training of the compact autoencoder, on crops around the objects, both domains alike."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Float
+from torch import Tensor
+
+from img2mesh.data.dataset import RenderedObjects, Sample
+from img2mesh.metrics.image import psnr
+from img2mesh.models.autoencoder import from_config, pack_colour, pack_normals
+from img2mesh.models.checkpoint import save_weights
+from img2mesh.training.loop import LoopConfig, train
+from img2mesh.training.sheets import write_sheet
+
+CONFIG = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "latent_channels": 4,
+
+    "block_out_channels": [32, 64, 96, 128],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "sample_size": 128,
+    "use_post_quant_conv": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig:
+    """What one step looks at.
+
+    Attributes:
+        crop_px: Side of the crops; a crop holds the object far more often than a whole view does.
+        colour_share: Share of pictures, the rest being normal maps.
+        kl_weight: Of the mean Kullback-Leibler divergence per latent element, which keeps the latents smooth.
+    """
+
+    loop: LoopConfig
+    batch: int = 16
+    crop_px: int = 64
+    colour_share: float = 0.6
+    kl_weight: float = 1e-4
+
+
+def train_vae(views: Path, out: Path, config: VaeConfig, *, device: str) -> Path:
+    """Train and export the autoencoder.
+
+    Args:
+        views: Folder of `img2mesh data render`.
+        out: Checkpoint, log, sample sheets and `vae.safetensors` go here.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The weights file.
+    """
+    data, held_back = RenderedObjects(views, "train"), RenderedObjects(views, "val")
+    torch.manual_seed(config.loop.seed)
+    network = from_config(CONFIG).to(device, memory_format=torch.channels_last)
+
+    def loss(generator: torch.Generator) -> dict[str, Tensor]:
+        batch = torch.stack([_crop(data, item, config, generator) for item in data.draw(config.batch, generator)])
+        return vae_loss(network, batch.to(device, memory_format=torch.channels_last), config.kl_weight)
+
+    weights = out / "vae.safetensors"
+    train(network, loss, config.loop, out, lambda: _export(network, held_back, weights, device))
+    return weights
+
+
+def vae_loss(network: AutoencoderKL, batch: Float[Tensor, "batch 4 height width"], kl_weight: float) -> dict[str, Tensor]:
+    """Mean absolute error of the reconstruction plus the weighted divergence."""
+    with torch.autocast(batch.device.type, torch.bfloat16):
+        posterior = network.encode(batch).latent_dist
+        output = network.decode(posterior.sample()).sample
+    error = (output.float() - batch).abs().mean()
+    divergence = posterior.kl().float().mean() / posterior.mean[0].numel()
+    return {"loss": error + kl_weight * divergence, "l1": error.detach(), "kl": divergence.detach()}
+
+
+def _crop(data: RenderedObjects, item: int, config: VaeConfig, generator: torch.Generator) -> Float[Tensor, "4 crop crop"]:
+    """A random crop, centred on a random covered pixel, of a random view and domain, mirrored half the time."""
+
+    def random() -> float:
+        return torch.rand((), generator=generator).item()
+
+    sample = data.load(item)
+    view = int(random() * len(sample.alpha))
+    packed = _packed(sample, view, colour=random() < config.colour_share, generator=generator)
+    covered = (packed[3] > 0).nonzero()
+    centre = covered[int(random() * len(covered))] if len(covered) else torch.tensor(packed.shape[1:]) // 2
+    top, left = ((centre - config.crop_px // 2).clamp(torch.tensor(0), torch.tensor(packed.shape[1:]) - config.crop_px)).tolist()
+    crop = packed[:, top : top + config.crop_px, left : left + config.crop_px]
+    return crop.flip(-1) if random() < 0.5 else crop
+
+
+def _packed(sample: Sample, view: int, *, colour: bool, generator: torch.Generator) -> Float[Tensor, "4 height width"]:
+    """Network input of one view, pictures with their colours exchanged and dimmed at random."""
+    alpha = sample.alpha[view : view + 1]
+    if not colour:
+        return pack_normals(sample.normals[view : view + 1], alpha)[0]
+    order = torch.randperm(3, generator=generator) if torch.rand((), generator=generator) < 0.5 else torch.arange(3)
+    gain = 0.7 + 0.4 * torch.rand((), generator=generator)
+    object_rgb = (sample.rgb[view] - (1 - alpha)) * gain
+    rgb = (object_rgb[order] + (1 - alpha)).clamp(0, 1)
+    return pack_colour(rgb[None], alpha)[0]
+
+
+@torch.inference_mode()
+def _export(network: AutoencoderKL, held_back: RenderedObjects, path: Path, device: str) -> None:
+    """Write the weights with their latents' scale, and a sheet with the score on held-back objects."""
+    samples = [held_back.load(item) for item in range(0, len(held_back), max(1, len(held_back) // 12))]
+    colour = torch.cat([pack_colour(s.rgb[:1], s.alpha[:1]) for s in samples])
+    normals = torch.cat([pack_normals(s.normals[1:2], s.alpha[1:2]) for s in samples])
+    batch = torch.cat([colour, normals]).to(device)
+    network.eval()
+    latents = network.encode(batch).latent_dist.mode()
+    output = network.decode(latents).sample.clamp(-1, 1)
+    network.train()
+    network.register_to_config(scaling_factor=1 / latents.std().item())
+    save_weights(path, network.state_dict(), {**CONFIG, "scaling_factor": network.config.scaling_factor})
+    images, truth = output.cpu() / 2 + 0.5, batch.cpu() / 2 + 0.5
+    half = len(samples)
+    score = {
+        "psnr_colour_db": psnr(images[:half, :3], truth[:half, :3]),
+        "psnr_normal_db": psnr(images[half:, :3], truth[half:, :3]),
+    }
+    print("val " + json.dumps(score), flush=True)
+    write_sheet(path.with_suffix(".png"), [list(truth[:half, :3]), list(images[:half, :3]), list(truth[half:, :3]), list(images[half:, :3])])
+
+

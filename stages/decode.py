@@ -1,0 +1,44 @@
+"""The depth-guided decode: the latents again, now with the coarse depth that says which pixels see the same point."""
+
+from img2mesh.manifests import AlignedViews, CoarseGeometry, Model, WeightsRef
+from img2mesh.presets import Preset
+from img2mesh.stage import Stage, main
+from img2mesh.storage import Store
+
+
+class Params(Model):
+    """Everything that changes the bytes of the output."""
+
+    decoder: WeightsRef
+
+    @classmethod
+    def of(cls, preset: Preset, *, seed: int) -> "Params":
+        """The preset's parameters; decoding has no randomness."""
+        del seed
+        return cls(decoder=preset.decoder)
+
+
+def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
+    """Decode the colours under the coarse depth; normals stay plainly decoded, as the front stays the prepared picture."""
+    import torch
+
+    from img2mesh import codec
+    from img2mesh.geometry.views import Views
+    from img2mesh.models import autoencoder, decoder
+
+    network = decoder.load(params.decoder.name, params.decoder.sha256)
+    plain = codec.get_views(store, inputs.views, inputs.source.cameras)
+    depth = codec.get_tensors(store, inputs.depth)["depth"]
+    latents = codec.get_tensors(store, inputs.source.latents)["colour"].float()
+    front = autoencoder.pack_colour(plain.rgb[:1], plain.alpha[:1])[0]
+    with torch.inference_mode():
+        rgb, alpha = autoencoder.unpack_colour(network(latents, front, depth, plain.cameras))
+    rgb[0], alpha[0] = plain.rgb[0], plain.alpha[0]
+    aligned = Views(cameras=plain.cameras, rgb=rgb, alpha=alpha, normals=plain.normals)
+    return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
+
+
+STAGE = Stage(name="decode", version=1, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
+
+if __name__ == "__main__":
+    main(STAGE)

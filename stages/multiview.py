@@ -1,0 +1,68 @@
+"""One prepared picture becomes six colour and six normal latents with their cameras."""
+
+from img2mesh.diffusion.config import SamplingConfig
+from img2mesh.manifests import Model, MultiviewLatents, PreparedImage, WeightsRef
+from img2mesh.presets import Preset
+from img2mesh.stage import Stage, main
+from img2mesh.storage import Store
+
+
+class Params(Model):
+    """Everything that changes the bytes of the output."""
+
+    autoencoder: WeightsRef
+    generator: WeightsRef
+    sampling: SamplingConfig
+    view_size_px: int
+    seed: int = 0
+
+    @classmethod
+    def of(cls, preset: Preset, *, seed: int) -> "Params":
+        """The preset's parameters with a seed."""
+        return cls(
+            autoencoder=preset.autoencoder,
+            generator=preset.generator,
+            sampling=preset.sampling,
+            view_size_px=preset.view_size_px,
+            seed=seed,
+        )
+
+
+def run(inputs: PreparedImage, params: Params, store: Store) -> MultiviewLatents:
+    """Encode the picture, sample the other views around it, and keep the picture's own latent as the front."""
+    import torch
+
+    from img2mesh import codec
+    from img2mesh.diffusion.conditioning import class_labels
+    from img2mesh.diffusion.sampling import sample
+    from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG, orbit
+    from img2mesh.models import autoencoder, multiview
+
+    vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
+    generator = multiview.load(params.generator.name, params.generator.sha256)
+    front = autoencoder.over_white(autoencoder.resize_rgba(codec.get_picture(store, inputs.image), params.view_size_px))[None]
+    with torch.inference_mode():
+        known = vae.encode(autoencoder.pack_colour(front[:, :3], front[:, 3])).latent_dist.mode()[0]
+        latents = sample(
+            generator,
+            generator.scheduler(),
+            condition=known * vae.config["scaling_factor"],
+            embedding=generator.embed(front[:, :3])[0],
+            labels=class_labels(VIEW_AZIMUTHS_DEG),
+            steps=params.sampling.steps,
+            guidance_scale=params.sampling.guidance_scale,
+            seed=params.seed,
+        )
+    normal, colour = (latents / vae.config["scaling_factor"]).chunk(2)
+    colour[0] = known
+    return MultiviewLatents(
+        source=inputs,
+        latents=codec.put_tensors(store, {"normal": normal.half(), "colour": colour.half()}),
+        cameras=codec.specs_from_cameras(orbit(size_px=params.view_size_px)),
+    )
+
+
+STAGE = Stage(name="multiview", version=1, inputs=PreparedImage, params=Params, outputs=MultiviewLatents, run=run)
+
+if __name__ == "__main__":
+    main(STAGE)
