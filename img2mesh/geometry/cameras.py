@@ -52,6 +52,17 @@ class Cameras:
             height_px=self.height_px,
         )
 
+    def to(self, device: torch.device | str) -> "Cameras":
+        """The same cameras with their tensors on another device."""
+        return Cameras(
+            projection=self.projection,
+            world_from_camera=self.world_from_camera.to(device),
+            focal_px=self.focal_px.to(device),
+            centre_px=self.centre_px.to(device),
+            width_px=self.width_px,
+            height_px=self.height_px,
+        )
+
     def resized(self, width_px: int, height_px: int) -> "Cameras":
         """The same cameras looking through images of another size and the same shape."""
         scale = width_px / self.width_px
@@ -141,7 +152,7 @@ def pixel_centres(width_px: int, height_px: int) -> Float[Tensor, "height width 
 
 def rays(cameras: Cameras) -> tuple[Float[Tensor, "view height width 3"], Float[Tensor, "view height width 3"]]:
     """Origins at z-depth 0 and directions whose z-component in the camera is 1, so `origin + depth * direction` is the point."""
-    pixels = pixel_centres(cameras.width_px, cameras.height_px).expand(len(cameras), -1, -1, -1)
-    zeros = torch.zeros(pixels.shape[:-1])
+    pixels = pixel_centres(cameras.width_px, cameras.height_px).expand(len(cameras), -1, -1, -1).to(cameras.focal_px.device)
+    zeros = torch.zeros(pixels.shape[:-1], device=pixels.device)
     origins = unproject(cameras, pixels, zeros)
     return origins, unproject(cameras, pixels, zeros + 1) - origins

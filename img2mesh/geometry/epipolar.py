@@ -30,10 +30,13 @@ def epipolar_grid(
         depth: z-depth of the view's surface, scene units.
         offsets: z-depths of the points relative to it.
     """
+    depth, offsets = depth.float(), offsets.float()
     count, (height, width) = len(cameras), depth.shape
     pixels = pixel_centres(width, height).to(depth)
     depths = depth + offsets[:, None, None]
-    points = unproject(cameras[[view]], pixels.expand(1, len(offsets), -1, -1, -1), depths[None])
     sources = [(view + step) % count for step in range(1, count)]
-    positions, _ = project(cameras[sources], points.expand(count - 1, -1, -1, -1, -1))
+    # Half precision would move the points by half a pixel.
+    with torch.autocast(depth.device.type, enabled=False):
+        points = unproject(cameras[[view]], pixels.expand(1, len(offsets), -1, -1, -1), depths[None])
+        positions, _ = project(cameras[sources], points.expand(count - 1, -1, -1, -1, -1))
     return positions / positions.new_tensor([width, height]) * 2 - 1

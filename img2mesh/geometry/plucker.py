@@ -13,6 +13,7 @@ def plucker_rays(cameras: Cameras) -> Float[Tensor, "view 6 height width"]:
 
     Source: Kant et al., SPAD, 2024.
     """
-    origins, directions = rays(cameras)
+    with torch.autocast(cameras.world_from_camera.device.type, enabled=False):
+        origins, directions = rays(cameras)
     directions = functional.normalize(directions, dim=-1)
     return torch.cat([directions, torch.linalg.cross(origins, directions)], dim=-1).movedim(-1, 1)

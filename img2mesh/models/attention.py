@@ -79,9 +79,11 @@ class DepthTruncatedEpipolarAttention(nn.Module):
         offsets: Float[Tensor, "sample"],
     ) -> Float[Tensor, "channel height width"]:
         height, width = depth.shape
-        grid = epipolar_grid(cameras, view, depth, offsets).flatten(1, 2).to(sliced)
+        grid = epipolar_grid(cameras, view, depth, offsets).flatten(1, 2)
         maps = torch.stack([sliced[(view + step) % self.views, step - 1] for step in range(1, self.views)])
-        seen = functional.grid_sample(maps, grid, align_corners=False).sum(dim=0)
+        # Positions need single precision at least, whatever the features have.
+        precise = torch.promote_types(maps.dtype, torch.float32)
+        seen = functional.grid_sample(maps.to(precise), grid.to(precise), align_corners=False).sum(dim=0).to(maps)
         seen = seen.reshape(self.hidden, self.samples, height * width).permute(2, 1, 0)
         points = self.mlp_out(functional.silu(seen + self.place.to(seen)))
         keys, values = self.to_kv(points).unflatten(2, (2, self.heads, -1)).unbind(dim=2)

@@ -66,7 +66,7 @@ class _Task:
         packed, latents = self.encode(sample)
         latents = latents + torch.randn(latents.shape, generator=generator).to(latents) * self.config.latent_noise / self.scale
         depth = add_structured_noise(sample.depth, self.config.depth_noise, generator).to(self.device)
-        cameras = orbit(size_px=depth.shape[-1])
+        cameras = orbit(size_px=depth.shape[-1]).to(self.device)
         with torch.autocast(self.device, torch.bfloat16):
             output = self.network(latents, packed[0], depth, cameras, generator)
         error = output.float() - packed
@@ -115,7 +115,7 @@ def _export(task: _Task, held_back: RenderedObjects, path: Path) -> None:
         packed, latents = task.encode(sample)
         noise = torch.Generator().manual_seed(item)
         depth = add_structured_noise(sample.depth, task.config.depth_noise, noise).to(task.device)
-        guided, _ = unpack_colour(task.network(latents, packed[0], depth, orbit(size_px=depth.shape[-1])).cpu())
+        guided, _ = unpack_colour(task.network(latents, packed[0], depth, orbit(size_px=depth.shape[-1]).to(task.device)).cpu())
         plain, _ = unpack_colour(task.vae.decode(latents).sample.cpu())
         scores.append((psnr(guided[1:], sample.rgb[1:]), psnr(plain[1:], sample.rgb[1:])))
         rows += [list(sample.rgb), list(plain), list(guided)]

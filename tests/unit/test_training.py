@@ -1,0 +1,67 @@
+"""The training loop: schedule, averages, and the same losses after a kill."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from img2mesh.data.dataset import Sample
+from img2mesh.errors import NumericalError
+from img2mesh.training.augmentation import mirrored
+from img2mesh.training.loop import LoopConfig, schedule, train
+
+
+def line(out: Path, steps: int, *, until: int | None = None) -> list[float]:
+    """Fit y = 2x, stopping after `until` steps as a kill would, at a checkpoint; returns the losses of the log."""
+    torch.manual_seed(0)
+    network = torch.nn.Linear(1, 1)
+    seen = 0
+
+    def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
+        nonlocal seen
+        if seen == until:
+            raise KeyboardInterrupt
+        seen += 1
+        x = torch.rand(8, 1, generator=generator)
+        return {"loss": (network(x) - 2 * x).square().mean()}
+
+    config = LoopConfig(steps=steps, lr=0.05, warmup_steps=2, report_every=1, checkpoint_every_s=0)
+    try:
+        train(network, loss, config, out, lambda: None)
+    except KeyboardInterrupt:
+        pass
+    return [json.loads(row)["loss"] for row in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_killed_run_has_the_losses_of_one_that_was_not(tmp_path: Path) -> None:
+    whole = line(tmp_path / "whole", 12)
+    line(tmp_path / "killed", 12, until=5)
+    assert line(tmp_path / "killed", 12) == whole
+
+
+def test_a_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    network = torch.nn.Linear(1, 1)
+    with pytest.raises(NumericalError, match="loss at step 0 is nan"):
+        train(network, lambda _: {"loss": network.weight.sum() * float("nan")}, LoopConfig(steps=1, lr=1.0), tmp_path, lambda: None)
+
+
+def test_the_schedule_warms_up_holds_and_cools_down() -> None:
+    config = LoopConfig(steps=100, lr=1.0, warmup_steps=10, cooldown=0.5)
+    factors = [schedule(step, config) for step in (0, 9, 30, 50, 75, 99)]
+    assert factors == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.5, 0.001], abs=1e-3)
+
+
+def test_mirroring_twice_is_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sample = Sample(
+        rgb=torch.rand(6, 3, 4, 4, generator=generator),
+        alpha=torch.rand(6, 4, 4, generator=generator),
+        normals=torch.rand(6, 3, 4, 4, generator=generator),
+        depth=torch.rand(6, 4, 4, generator=generator),
+    )
+    twice = mirrored(mirrored(sample))
+    assert torch.equal(twice.rgb, sample.rgb)
+    assert torch.equal(twice.normals, sample.normals)
+    # The view from the right becomes the flipped view from the left.
+    assert torch.equal(mirrored(sample).rgb[2], sample.rgb[4].flip(-1))
