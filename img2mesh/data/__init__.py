@@ -1,0 +1,1 @@
+"""Textured objects and their rendered views, and the preparation of submitted pictures."""

@@ -266,11 +266,12 @@ def _look_up(obj: TexturedObject, atlas: _Atlas, face: npt.NDArray[np.int64], ba
     width, height = atlas.width[material], atlas.height[material]
     x, y = uv[:, 0] * width, uv[:, 1] * height
     nearest = offset + (np.floor(y).astype(np.int32) % height) * width + np.floor(x).astype(np.int32) % width
-    return _bilinear(atlas, offset, width, height, x - 0.5, y - 0.5), atlas.texels[nearest, 3] > 0
+    return _bilinear(atlas, material, x - 0.5, y - 0.5), atlas.texels[nearest, 3] > 0
 
 
-def _bilinear(atlas: _Atlas, offset: Ints, width: Ints, height: Ints, x: Floats, y: Floats) -> Floats:
+def _bilinear(atlas: _Atlas, material: Ints, x: Floats, y: Floats) -> Floats:
     """Weighted mean of four neighbours with repeat; holes have no colour, so they get no weight."""
+    offset, width, height = atlas.offset[material], atlas.width[material], atlas.height[material]
     x0, y0 = np.floor(x), np.floor(y)
     fx, fy = (x - x0).astype(np.float32), (y - y0).astype(np.float32)
     left, top = x0.astype(np.int32) % width, y0.astype(np.int32) % height
