@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[2]
 LONGEST_FUNCTION = 80
 LATE = frozenset({"torch", "diffusers", "transformers", "open3d", "pymeshlab", "rembg", "xatlas", "cv2", "skimage", "scipy"})
 BANNED_WORDS = frozenset({"util", "utils", "helper", "helpers", "manager", "data2", "final", "misc", "common"})
+# Matrices that do not say from where to where.
+BANNED_MATRICES = frozenset({"extrinsics", "extrinsic", "rt", "c2w", "w2c"})
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -97,6 +99,17 @@ def test_names_say_what_is_inside() -> None:
     names = {(str(path), part) for path, _ in _trees() for part in path.with_suffix("").parts}
     names |= {(f"{path}:{node.lineno}", node.name) for path, node in _definitions()}
     assert [f"{place} {name}" for place, name in sorted(names) if BANNED_WORDS & set(name.lower().split("_"))] == []
+
+
+def test_matrices_say_from_where_to_where() -> None:
+    names = {
+        (str(path), name)
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        for name in (getattr(node, "id", None), getattr(node, "arg", None), getattr(node, "attr", None))
+        if isinstance(name, str)
+    }
+    assert [f"{path} {name}" for path, name in sorted(names) if name.lower() in BANNED_MATRICES] == []
 
 
 def test_each_stage_runs_alone() -> None:
