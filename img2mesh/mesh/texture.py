@@ -1,0 +1,179 @@
+"""The texture, baked texel by texel: the input picture on the front, the generated views around it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, UInt8
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
+
+from img2mesh.geometry.cameras import Cameras, project
+from img2mesh.geometry.views import Views
+from img2mesh.mesh.config import ExportConfig
+from img2mesh.mesh.render import bilinear, interpolate, ray_scene, tensor
+from img2mesh.mesh.topology import Floats
+from img2mesh.mesh.uv import TexturedMesh, UnwrappedMesh
+
+# Visibility is tested this far off the surface, scene units: half a voxel of a grid of 128.
+LIFT = 0.008
+# A view sees nothing at a flatter angle than this cosine.
+SMALLEST_COSINE = 0.05
+# The colour of a pixel is its own from this coverage up.
+OPAQUE = 0.95
+# A hole takes the mean of this many of the nearest coloured texels.
+NEIGHBOURS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Texels:
+    """Covered texels: flat places on the texture, positions and outward normals in the world."""
+
+    places: npt.NDArray[np.int64]
+    points: Floats
+    normals: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """One posed picture, its colours continued beyond its silhouette.
+
+    Attributes:
+        camera: One camera of the picture's size.
+        rgb: float32 [height, width, 3], straight sRGB in [0, 1].
+        depth_inside_px: float32 [height, width, 1], distance to the silhouette; 0 outside.
+    """
+
+    camera: Cameras
+    rgb: npt.NDArray[np.float32]
+    depth_inside_px: npt.NDArray[np.float32]
+
+
+def bake(mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height width 4"], config: ExportConfig) -> TexturedMesh:
+    """The mesh with its texture.
+
+    Each texel is coloured by the views that see it, weighted by angle; where the picture sees it at a fair angle, by the
+    picture. Texels that none sees take the colour of the nearest coloured ones in space. Colour continues past the charts.
+
+    Args:
+        views: View 0 is the front; sRGB over white.
+        picture: What the front camera sees, straight alpha, at a resolution of its own.
+    """
+    texels = _rasterise(mesh, config.texture_px)
+    scene = ray_scene(mesh.vertices, mesh.faces)
+    colours, weights = _blend_views(texels, scene, views, config)
+    front = _picture(
+        views.cameras[[0]].resized(picture.shape[1], picture.shape[0]),
+        picture[..., :3].astype(np.float32) / 255,
+        picture[..., 3].astype(np.float32) / 255,
+    )
+    seen, cosine, inside = _see(texels, scene, front)
+    low, high = config.front_cosines
+    share = _smooth_step((cosine - low) / (high - low)) * (inside > 0)
+    # Where nothing else has a colour, a flat look of the picture is better than none.
+    share = np.where((weights <= 0) & (inside > 0) & (cosine > SMALLEST_COSINE), 1.0, share)[:, None]
+    mixed = share * seen + (1 - share) * colours
+    filled = _fill_holes(texels.points, mixed, (share[:, 0] > 0) | (weights > 0))
+    return TexturedMesh(mesh=mesh, texture=_padded(texels.places, filled, config.texture_px, config.padding_px))
+
+
+def _rasterise(mesh: UnwrappedMesh, texture_px: int) -> _Texels:
+    """The texels whose centres lie in a chart: rays that fall on the atlas find their face and place in it."""
+    flat = np.concatenate([mesh.uv, np.zeros((len(mesh.uv), 1))], axis=1)
+    centres = (np.arange(texture_px) + 0.5) / texture_px
+    u, v = np.meshgrid(centres, centres)
+    down = np.stack([u, v, np.ones_like(u), np.zeros_like(u), np.zeros_like(u), -np.ones_like(u)], axis=-1)
+    hits = ray_scene(flat, mesh.faces).cast_rays(tensor(down.reshape(-1, 6).astype(np.float32)))
+    places = np.flatnonzero(np.isfinite(hits["t_hit"].numpy()))
+    corners = mesh.faces[hits["primitive_ids"].numpy()[places].astype(np.int64)]
+    shares = hits["primitive_uvs"].numpy()[places].astype(np.float64)
+    normals = interpolate(mesh.normals, corners, shares)
+    lengths = np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return _Texels(places=places, points=interpolate(mesh.vertices, corners, shares), normals=normals / lengths)
+
+
+def _blend_views(texels: _Texels, scene: Any, views: Views, config: ExportConfig) -> tuple[Floats, Floats]:
+    """Mean colour [texel, 3] of the views that see each texel, and their weights' sum [texel], 0 where none does."""
+    total, colours = np.zeros(len(texels.points)), np.zeros((len(texels.points), 3))
+    for index in range(len(views)):
+        alpha = views.alpha[index].numpy()
+        over_white = views.rgb[index].movedim(0, -1).numpy()
+        straight = (over_white - (1 - alpha[..., None])) / np.maximum(alpha[..., None], OPAQUE)
+        seen, cosine, inside = _see(texels, scene, _picture(views.cameras[[index]], np.clip(straight, 0, 1), alpha))
+        weight = cosine**config.angle_power * _smooth_step(inside / max(config.mask_erosion_px, 1e-6))
+        total += weight
+        colours += weight[:, None] * seen
+    return colours / np.maximum(total, 1e-12)[:, None], np.where(total > 1e-6, total, 0.0)
+
+
+def _picture(
+    camera: Cameras, straight: Float[np.ndarray, "height width 3"], alpha: Float[np.ndarray, "height width"]
+) -> _Picture:
+    opaque = alpha > OPAQUE
+    if not opaque.any():
+        opaque = alpha >= alpha.max()
+    nearest = distance_transform_edt(~opaque, return_distances=False, return_indices=True)
+    inside = distance_transform_edt(np.pad(alpha > 0.5, 1))[1:-1, 1:-1]
+    return _Picture(camera=camera, rgb=straight[tuple(nearest)], depth_inside_px=inside[..., None].astype(np.float32))
+
+
+def _see(texels: _Texels, scene: Any, picture: _Picture) -> tuple[Floats, Floats, Floats]:
+    """What a picture shows of each texel: colour [texel, 3], cosine of the angle of sight (0 if hidden), pixels inside."""
+    camera = picture.camera
+    pixels = project(camera, torch.from_numpy(texels.points).float()[None])[0][0].numpy().astype(np.float64)
+    towards = _towards(camera, texels.points)
+    cosine = np.einsum("ij,ij->i", texels.normals, towards)
+    facing = np.flatnonzero(cosine > SMALLEST_COSINE)
+    starts = texels.points[facing] + LIFT * texels.normals[facing]
+    bundle = np.concatenate([starts, towards[facing]], axis=1).astype(np.float32)
+    hidden = scene.test_occlusions(tensor(bundle)).numpy()
+    visible = np.zeros(len(cosine))
+    visible[facing[~hidden]] = cosine[facing[~hidden]]
+    uv = pixels / [camera.width_px, camera.height_px]
+    framed = ((uv >= 0) & (uv <= 1)).all(axis=1)
+    colour = bilinear(picture.rgb, uv).astype(np.float64)
+    inside = bilinear(picture.depth_inside_px, uv)[:, 0].astype(np.float64)
+    return colour, np.where(framed, visible, 0.0), inside
+
+
+def _towards(camera: Cameras, points: Floats) -> Floats:
+    """Unit directions [point, 3] from points to the camera."""
+    pose = camera.world_from_camera[0].numpy().astype(np.float64)
+    if camera.projection == "orthographic":
+        return np.broadcast_to(-pose[:3, 2], points.shape)
+    offsets = pose[:3, 3] - points
+    directions: Floats = offsets / np.linalg.norm(offsets, axis=1, keepdims=True)
+    return directions
+
+
+def _smooth_step(x: Floats) -> Floats:
+    clipped = np.clip(x, 0.0, 1.0)
+    return clipped * clipped * (3 - 2 * clipped)
+
+
+def _fill_holes(points: Floats, colours: Floats, known: npt.NDArray[np.bool_]) -> Floats:
+    """Colours with those of unseen points taken from the nearest seen ones, near ones counting more."""
+    if known.all() or not known.any():
+        return np.where(known[:, None], colours, 0.5)
+    count = min(NEIGHBOURS, int(known.sum()))
+    distances, nearest = cKDTree(points[known]).query(points[~known], k=count)
+    weights = 1 / (distances.reshape(-1, count) + 1e-4)
+    filled = colours.copy()
+    source = colours[known][nearest.reshape(-1, count)]
+    filled[~known] = (weights[..., None] * source).sum(axis=1) / weights.sum(axis=1, keepdims=True)
+    return filled
+
+
+def _padded(places: npt.NDArray[np.int64], colours: Floats, texture_px: int, padding_px: int) -> npt.NDArray[np.uint8]:
+    """The texture: colours at their places, continued for `padding_px`, and their mean beyond."""
+    texture = np.zeros((texture_px * texture_px, 3), dtype=np.uint8)
+    texture[places] = np.round(np.clip(colours, 0, 1) * 255)
+    empty = np.ones(texture_px * texture_px, dtype=bool)
+    empty[places] = False
+    square = (texture_px, texture_px)
+    distances, nearest = distance_transform_edt(empty.reshape(square), return_indices=True)
+    spread: npt.NDArray[np.uint8] = texture.reshape(*square, 3)[tuple(nearest)]
+    spread[distances > padding_px] = texture[places].mean(axis=0).round().astype(np.uint8)
+    return spread

@@ -1,0 +1,133 @@
+"""Triangle meshes as two arrays, and what makes one sound: closed, 2-manifold, wound outward, without degenerate faces."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+# Positions nearer than this are one vertex, scene units; far below a voxel, far above the rounding of 32 bits.
+WELD_DISTANCE = 1e-6
+# Faces smaller than this are no faces, square scene units.
+SMALLEST_AREA = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Triangles in the world frame, counter-clockwise when seen from outside.
+
+    Attributes:
+        vertices: float64 [vertex, 3], x y z, scene units.
+        faces: int64 [face, 3].
+    """
+
+    vertices: Floats
+    faces: Ints
+
+
+def weld(mesh: Mesh, distance: float = WELD_DISTANCE) -> Mesh:
+    """The mesh with vertices of one position made one, and unused vertices dropped; faces stay, even collapsed ones."""
+    cells = np.round(mesh.vertices / distance).astype(np.int64)
+    _, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    return compacted(Mesh(vertices=mesh.vertices[first], faces=inverse.reshape(-1)[mesh.faces]))
+
+
+def compacted(mesh: Mesh) -> Mesh:
+    """The mesh without vertices that no face uses."""
+    used, faces = np.unique(mesh.faces, return_inverse=True)
+    return Mesh(vertices=mesh.vertices[used], faces=faces.reshape(-1, 3).astype(np.int64))
+
+
+def face_cross(mesh: Mesh) -> Floats:
+    """Normals of the faces, of twice the faces' area in length."""
+    a, b, c = (mesh.vertices[mesh.faces[:, corner]] for corner in range(3))
+    return np.cross(b - a, c - a)
+
+
+def vertex_normals(mesh: Mesh) -> Floats:
+    """Outward unit normals of the vertices, weighted by the areas of their faces."""
+    cross = face_cross(mesh)
+    sums = np.stack(
+        [np.bincount(mesh.faces.reshape(-1), np.repeat(cross[:, axis], 3), len(mesh.vertices)) for axis in range(3)], axis=1
+    )
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    fallback = np.broadcast_to(np.array([0.0, 0.0, 1.0]), sums.shape)
+    return np.where(lengths > 1e-15, sums / np.maximum(lengths, 1e-15), fallback)
+
+
+def face_components(mesh: Mesh) -> Ints:
+    """The component of each face, numbered from 0; faces that share a vertex belong together."""
+    count = len(mesh.vertices)
+    rows = np.concatenate([mesh.faces[:, 0], mesh.faces[:, 1]])
+    columns = np.concatenate([mesh.faces[:, 1], mesh.faces[:, 2]])
+    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
+    labels = connected_components(graph, directed=False)[1]
+    return np.unique(labels[mesh.faces[:, 0]], return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def component_volumes(mesh: Mesh, components: Ints) -> Floats:
+    """Signed volume inside each component, cubic scene units: negative when it is wound inward."""
+    a, b, c = (mesh.vertices[mesh.faces[:, corner]] for corner in range(3))
+    return np.bincount(components, np.einsum("ij,ij->i", a, np.cross(b, c)) / 6).astype(np.float64)
+
+
+def euler_number(mesh: Mesh) -> int:
+    """Vertices - edges + faces: 2 for a sphere, 0 for a torus."""
+    edges = np.unique(np.sort(_directed_edges(mesh), axis=1), axis=0)
+    return len(np.unique(mesh.faces)) - len(edges) + len(mesh.faces)
+
+
+def defects(mesh: Mesh, *, hollows: bool = False) -> tuple[str, ...]:
+    """What is wrong with the mesh after welding, in words with counts; empty when it is sound.
+
+    Args:
+        hollows: Whether walls of inner hollows, which wind inward, are allowed.
+    """
+    mesh = weld(mesh)
+    if not len(mesh.faces):
+        return ("no faces",)
+    repeated = (mesh.faces == np.roll(mesh.faces, 1, axis=1)).any(axis=1)
+    small = np.linalg.norm(face_cross(mesh), axis=1) < 2 * SMALLEST_AREA
+    found = {"degenerate faces": int((repeated | small).sum()), **_edge_defects(mesh)}
+    if not any(found.values()):
+        found["vertices where surfaces touch"] = _touching_vertices(mesh)
+        inward = (component_volumes(mesh, face_components(mesh)) <= 0).sum()
+        found["components wound inward"] = 0 if hollows else int(inward)
+    return tuple(f"{count} {name}" for name, count in found.items() if count)
+
+
+def _directed_edges(mesh: Mesh) -> Ints:
+    return np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]])
+
+
+def _edge_defects(mesh: Mesh) -> dict[str, int]:
+    edges = _directed_edges(mesh)
+    forward = edges[:, 0] < edges[:, 1]
+    low, high = edges.min(axis=1), edges.max(axis=1)
+    _, inverse, count = np.unique(low * len(mesh.vertices) + high, return_inverse=True, return_counts=True)
+    ahead = np.bincount(inverse.reshape(-1), forward, len(count))
+    return {
+        "open edges": int((count == 1).sum()),
+        "edges of more than two faces": int((count > 2).sum()),
+        "edges between faces of opposite winding": int(((count == 2) & (ahead != 1)).sum()),
+    }
+
+
+def _touching_vertices(mesh: Mesh) -> int:
+    """Vertices whose faces form more than one fan; the mesh is closed and consistently wound."""
+    count = len(mesh.faces)
+    corner = np.arange(3 * count).reshape(3, count).T  # corner k of face f is f + k * count, as its edge k to the next corner
+    following = np.roll(corner, -1, axis=1).T.reshape(-1)
+    edges = _directed_edges(mesh)
+    keys, twins = edges @ [len(mesh.vertices), 1], edges[:, ::-1] @ [len(mesh.vertices), 1]
+    order = np.argsort(keys)
+    twin = order[np.searchsorted(keys[order], twins)]
+    # The start of an edge is the end of its twin, so these two corners sit at one vertex and in one fan.
+    links = (np.ones(3 * count, dtype=np.int8), (np.arange(3 * count), following[twin]))
+    graph = coo_array(links, shape=(3 * count, 3 * count))
+    fans = connected_components(graph, directed=False)[0]
+    return int(fans - len(np.unique(mesh.faces)))

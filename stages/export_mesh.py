@@ -1,0 +1,115 @@
+"""The mesh files: the surface extracted, cleaned, unwrapped, painted, written, and scored against the input picture."""
+
+from typing import TYPE_CHECKING
+
+from img2mesh.manifests import MeshAsset, Model, Surface
+from img2mesh.mesh.config import ExportConfig
+from img2mesh.presets import Preset
+from img2mesh.stage import Stage, main
+from img2mesh.storage import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from img2mesh.geometry.cameras import Cameras
+    from img2mesh.mesh.topology import Mesh
+    from img2mesh.mesh.uv import TexturedMesh
+
+MEDIA_TYPES = {
+    ".glb": "model/gltf-binary",
+    ".obj": "model/obj",
+    ".mtl": "model/mtl",
+    ".png": "image/png",
+    ".ply": "application/octet-stream",
+    ".stl": "model/stl",
+}
+
+
+class Params(Model):
+    """Everything that changes the bytes of the output; the seed does not, but a retry needs a key of its own."""
+
+    config: ExportConfig = ExportConfig()
+    formats: tuple[str, ...] = ("glb", "obj")
+    seed: int = 0
+
+    @classmethod
+    def of(cls, preset: Preset, *, seed: int, formats: tuple[str, ...] = ("glb", "obj")) -> "Params":
+        """The preset's parameters with a seed and the formats to write."""
+        return cls(config=preset.export_mesh, formats=formats, seed=seed)
+
+
+def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
+    """Extract, clean, unwrap, bake, write, preview, score."""
+    from pathlib import PurePosixPath
+
+    from img2mesh import codec
+    from img2mesh.mesh.clean import clean
+    from img2mesh.mesh.export import check_formats, png, write_files
+    from img2mesh.mesh.extract import extract
+    from img2mesh.mesh.preview import sheet
+    from img2mesh.mesh.texture import bake
+    from img2mesh.mesh.uv import unwrap
+
+    check_formats(params.formats)
+    specs = inputs.source.source.source.cameras
+    views = codec.get_views(store, inputs.source.views, specs)
+    picture = codec.get_rgba(store, inputs.source.source.source.source.image)
+    surface = extract(codec.get_tensors(store, inputs.field)["sdf"].numpy())
+    cleaned = clean(surface, faces=params.config.faces, speck_share=params.config.speck_share)
+    textured = bake(unwrap(cleaned.mesh, params.config.texture_px), views, picture, params.config)
+    files = write_files(textured, params.formats, _provenance(inputs, cleaned.decimated_by))
+    names = [spec.name for spec in specs]
+    files["preview.png"] = png(sheet(textured, views, picture, names, params.config.preview_px))
+    return MeshAsset(
+        source=inputs,
+        files={name: store.put_blob(data, MEDIA_TYPES[PurePosixPath(name).suffix]) for name, data in files.items()},
+        scores={**_mesh_scores(cleaned.mesh), **_front_scores(textured, views.cameras[[0]], picture)},
+    )
+
+
+def _provenance(inputs: Surface, decimated_by: str) -> dict[str, str | bool]:
+    import img2mesh
+
+    source = inputs.source.source.source.source.source
+    return {
+        "tool": f"img2mesh {img2mesh.__version__}",
+        "inputName": source.name,
+        "inputSha256": source.image.sha256,
+        "decimatedBy": decimated_by,
+        "aiGenerated": True,
+        "units": "scene units; the scene is the cube [-1, 1]^3, +Y up, the pictured side faces +Z",
+    }
+
+
+def _mesh_scores(mesh: "Mesh") -> dict[str, float]:
+    from img2mesh.mesh.topology import defects, face_components
+
+    return {
+        "faces": float(len(mesh.faces)),
+        "vertices": float(len(mesh.vertices)),
+        "components": float(face_components(mesh).max() + 1),
+        "watertight": float(not defects(mesh)),
+    }
+
+
+def _front_scores(textured: "TexturedMesh", front: "Cameras", picture: "np.ndarray") -> dict[str, float]:
+    """The mesh through the front camera against the input picture, at the picture's size."""
+    import torch
+
+    from img2mesh.mesh.render import render
+    from img2mesh.metrics.image import masked_psnr, silhouette_iou
+
+    renders = render(textured, front.resized(picture.shape[1], picture.shape[0]))
+    truth = torch.from_numpy(picture.copy()).movedim(-1, 0).float() / 255
+    ours, alpha = torch.from_numpy(renders.rgb[0]).movedim(-1, 0), torch.from_numpy(renders.alpha[0])
+    both = (alpha > 0.5) & (truth[3] > 0.5)
+    return {
+        "front_iou": round(silhouette_iou(alpha, truth[3]), 4),
+        "front_psnr_db": round(masked_psnr(ours, truth[:3], both), 2),
+    }
+
+
+STAGE = Stage(name="export_mesh", version=1, inputs=Surface, params=Params, outputs=MeshAsset, run=run)
+
+if __name__ == "__main__":
+    main(STAGE)
