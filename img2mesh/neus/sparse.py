@@ -1,0 +1,84 @@
+"""Constant sparse matrices inside autograd.
+
+Samples, differences and sums over rays are all linear in the values on the voxels, and they stay the same for many steps. As
+matrices in row form, each with its transpose in row form too, they are fast on a CPU, and neither direction adds atomically:
+the same input gives the same bytes every time.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
+        ctx.transpose = transpose
+        return matrix @ values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.transpose @ gradients[0].contiguous(), None, None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearMap:
+    """A matrix that never learns, and its transpose, both as CSR tensors."""
+
+    matrix: Float[Tensor, "rows columns"]
+    transpose: Float[Tensor, "columns rows"]
+
+    def __call__(self, values: Float[Tensor, "columns channels"]) -> Float[Tensor, "rows channels"]:
+        """The product with the values, differentiable in them."""
+        product: Tensor = _Product.apply(values.contiguous(), self.matrix, self.transpose)  # type: ignore[no-untyped-call]
+        return product
+
+
+def from_rows(columns: Int[Tensor, "rows entries"], weights: Float[Tensor, "rows entries"], count: int) -> LinearMap:
+    """The map whose every row is the weighted sum of as many values.
+
+    Args:
+        columns: Which values, below `count`.
+        weights: With which weights.
+        count: Number of values.
+    """
+    rows, entries = columns.shape
+    flat = columns.reshape(-1).to(torch.int32)
+    order = torch.argsort(flat, stable=True)
+    starts = torch.arange(0, rows * entries + 1, entries, dtype=torch.int32, device=flat.device)
+    return LinearMap(
+        matrix=_csr(starts, flat, weights.reshape(-1), (rows, count)),
+        transpose=_csr(_starts(flat, count), (order // entries).to(torch.int32), weights.reshape(-1)[order], (count, rows)),
+    )
+
+
+def sum_of_groups(group: Int[Tensor, "values"], count: int) -> LinearMap:
+    """The map that adds up values by their group.
+
+    Args:
+        group: Group of each value, ascending, below `count`.
+        count: Number of groups.
+    """
+    size = group.numel()
+    each = torch.arange(size + 1, dtype=torch.int32, device=group.device)
+    ones = torch.ones(size, device=group.device)
+    return LinearMap(
+        matrix=_csr(_starts(group, count), each[:-1], ones, (count, size)),
+        transpose=_csr(each, group.to(torch.int32), ones, (size, count)),
+    )
+
+
+def _starts(sorted_or_not: Int[Tensor, "values"], count: int) -> Int[Tensor, "count+1"]:
+    sizes = torch.bincount(sorted_or_not, minlength=count)
+    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(torch.int32)
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        # torch announces its CSR tensors as beta, once a process, to a person who cannot do anything about it.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(starts, columns, values, size, check_invariants=False)
