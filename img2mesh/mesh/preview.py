@@ -1,15 +1,18 @@
 """One sheet that shows what went in, what was made of it, and what came out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from img2mesh.geometry.cameras import orbit
+from img2mesh.geometry.cameras import Cameras, orbit, project
 from img2mesh.geometry.views import Views
 from img2mesh.mesh.render import render
+from img2mesh.mesh.topology import Floats
 from img2mesh.mesh.uv import TexturedMesh
 
 PAPER = (247, 247, 245)
@@ -18,6 +21,8 @@ BORDER = (224, 224, 220)
 INK = (70, 72, 76)
 RENDER_AZIMUTHS_DEG = (0.0, 45.0, 135.0, 225.0)
 RENDER_ELEVATION_DEG = 20.0
+# Of a render's side, the mesh's longest side in any of them.
+FILLED_SHARE = 0.9
 # From the upper left, as the eye expects it; the camera turns and the light turns with it.
 _LIGHT = np.array([-0.45, 0.7, 0.55]) / np.linalg.norm([-0.45, 0.7, 0.55])
 
@@ -39,7 +44,9 @@ def sheet(
     inner = width_px - 2 * margin
     small = (inner - gap - caption - len(names) * gap) // (len(names) + 2)
     large = 2 * small + gap + caption
+    inner = large + len(names) * (gap + small)
     wide = (inner - (len(RENDER_AZIMUTHS_DEG) - 1) * gap) // len(RENDER_AZIMUTHS_DEG)
+    margin = (width_px - inner) // 2
     paper = Image.new("RGB", (width_px, 2 * margin + large + wide + 2 * caption + gap), PAPER)
     _place(paper, (margin, margin), large, _over_white(picture), "input")
     for index, name in enumerate(names):
@@ -50,7 +57,8 @@ def sheet(
         _place(paper, (left, margin + large - small), small, shown, f"{name.replace('_', ' ')}, normals")
     top = margin + large + caption + gap
     for index, (azimuth, shown) in enumerate(zip(RENDER_AZIMUTHS_DEG, _shaded(textured, wide), strict=True)):
-        _place(paper, (margin + index * (wide + gap), top), wide, shown, f"mesh from {azimuth:.0f}°")
+        left = margin + round(index * (inner - wide) / (len(RENDER_AZIMUTHS_DEG) - 1))
+        _place(paper, (left, top), wide, shown, f"mesh from {azimuth:.0f}°")
     return np.asarray(paper)
 
 
@@ -84,9 +92,20 @@ def _normals_as_colours(normals: Picture, alpha: Picture) -> Picture:
     return np.asarray((normals * 0.5 + 0.5) * alpha[..., None] + 1 - alpha[..., None])
 
 
+def _framing(vertices: Floats, side_px: int) -> Cameras:
+    """Cameras in which the mesh is centred and large, at one scale."""
+    cameras = orbit(RENDER_AZIMUTHS_DEG, size_px=side_px, elevation_deg=RENDER_ELEVATION_DEG)
+    points = torch.from_numpy(vertices).float().expand(len(cameras), -1, -1)
+    pixels, _ = project(cameras, points)
+    low, high = pixels.amin(dim=1), pixels.amax(dim=1)
+    scale = FILLED_SHARE * side_px / float((high - low).max())
+    centre_px = side_px / 2 - scale * ((low + high) / 2 - cameras.centre_px)
+    return replace(cameras, focal_px=cameras.focal_px * scale, centre_px=centre_px)
+
+
 def _shaded(textured: TexturedMesh, side_px: int) -> Picture:
     """Renders over white under soft light."""
-    cameras = orbit(RENDER_AZIMUTHS_DEG, size_px=side_px, elevation_deg=RENDER_ELEVATION_DEG, half_extent=0.95)
+    cameras = _framing(textured.mesh.vertices, side_px)
     renders = render(textured, cameras)
     right, down, forward = (cameras.world_from_camera[:, :3, axis].numpy() for axis in range(3))
     light = right * _LIGHT[0] - down * _LIGHT[1] - forward * _LIGHT[2]

@@ -8,13 +8,14 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float, UInt8
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import cKDTree
+from scipy.sparse import coo_array, diags_array
+from scipy.sparse.linalg import splu
 
 from img2mesh.geometry.cameras import Cameras, project
 from img2mesh.geometry.views import Views
 from img2mesh.mesh.config import ExportConfig
 from img2mesh.mesh.render import bilinear, interpolate, ray_scene, tensor
-from img2mesh.mesh.topology import Floats
+from img2mesh.mesh.topology import WELD_DISTANCE, Floats
 from img2mesh.mesh.uv import TexturedMesh, UnwrappedMesh
 
 # Visibility is tested this far off the surface, scene units: half a voxel of a grid of 128.
@@ -23,15 +24,27 @@ LIFT = 0.008
 SMALLEST_COSINE = 0.05
 # The colour of a pixel is its own from this coverage up.
 OPAQUE = 0.95
-# A hole takes the mean of this many of the nearest coloured texels.
-NEIGHBOURS = 12
+# A vertex has a colour of its own from this much of coloured texels up.
+SMALLEST_SHARE = 0.1
+# Of the mean colour on unseen vertices, against one neighbour.
+PULL = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Texels:
-    """Covered texels: flat places on the texture, positions and outward normals in the world."""
+    """Covered texels.
+
+    Attributes:
+        places: [texel] flat places on the texture.
+        corners: [texel, 3] vertices of the face of each.
+        shares: [texel, 2] barycentric coordinates of the second and the third.
+        points: [texel, 3] in the world.
+        normals: [texel, 3] outward, unit.
+    """
 
     places: npt.NDArray[np.int64]
+    corners: npt.NDArray[np.int64]
+    shares: Floats
     points: Floats
     normals: Floats
 
@@ -55,7 +68,7 @@ def bake(mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height w
     """The mesh with its texture.
 
     Each texel is coloured by the views that see it, weighted by angle; where the picture sees it at a fair angle, by the
-    picture. Texels that none sees take the colour of the nearest coloured ones in space. Colour continues past the charts.
+    picture. Colour spreads over the surface to texels that none sees, and continues past the charts.
 
     Args:
         views: View 0 is the front; sRGB over white.
@@ -75,7 +88,7 @@ def bake(mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height w
     # Where nothing else has a colour, a flat look of the picture is better than none.
     share = np.where((weights <= 0) & (inside > 0) & (cosine > SMALLEST_COSINE), 1.0, share)[:, None]
     mixed = share * seen + (1 - share) * colours
-    filled = _fill_holes(texels.points, mixed, (share[:, 0] > 0) | (weights > 0))
+    filled = _fill_holes(mesh, texels, mixed, (share[:, 0] > 0) | (weights > 0))
     return TexturedMesh(mesh=mesh, texture=_padded(texels.places, filled, config.texture_px, config.padding_px))
 
 
@@ -91,7 +104,8 @@ def _rasterise(mesh: UnwrappedMesh, texture_px: int) -> _Texels:
     shares = hits["primitive_uvs"].numpy()[places].astype(np.float64)
     normals = interpolate(mesh.normals, corners, shares)
     lengths = np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    return _Texels(places=places, points=interpolate(mesh.vertices, corners, shares), normals=normals / lengths)
+    points = interpolate(mesh.vertices, corners, shares)
+    return _Texels(places=places, corners=corners, shares=shares, points=points, normals=normals / lengths)
 
 
 def _blend_views(texels: _Texels, scene: Any, views: Views, config: ExportConfig) -> tuple[Floats, Floats]:
@@ -153,17 +167,38 @@ def _smooth_step(x: Floats) -> Floats:
     return clipped * clipped * (3 - 2 * clipped)
 
 
-def _fill_holes(points: Floats, colours: Floats, known: npt.NDArray[np.bool_]) -> Floats:
-    """Colours with those of unseen points taken from the nearest seen ones, near ones counting more."""
+def _fill_holes(mesh: UnwrappedMesh, texels: _Texels, colours: Floats, known: npt.NDArray[np.bool_]) -> Floats:
+    """Colours with those of unseen texels spread over the surface from the seen ones around them, as heat would."""
     if known.all() or not known.any():
         return np.where(known[:, None], colours, 0.5)
-    count = min(NEIGHBOURS, int(known.sum()))
-    distances, nearest = cKDTree(points[known]).query(points[~known], k=count)
-    weights = 1 / (distances.reshape(-1, count) + 1e-4)
-    filled = colours.copy()
-    source = colours[known][nearest.reshape(-1, count)]
-    filled[~known] = (weights[..., None] * source).sum(axis=1) / weights.sum(axis=1, keepdims=True)
-    return filled
+    vertex = np.unique(np.round(mesh.vertices / WELD_DISTANCE), axis=0, return_inverse=True)[1].reshape(-1)
+    corners = vertex[texels.corners]
+    shares = np.stack([1 - texels.shares.sum(axis=1), *texels.shares.T], axis=1)
+    sums = [_spread(corners[known], shares[known] * values) for values in (1.0, *colours[known].T[..., None])]
+    weights, *channels = (np.pad(total, (0, int(vertex.max()) + 1 - len(total))) for total in sums)
+    sources = np.stack(channels, axis=1) / np.maximum(weights, 1e-12)[:, None]
+    spread = _harmonic(vertex[mesh.faces], sources, weights > SMALLEST_SHARE)
+    filled = np.einsum("pc,pck->pk", shares, spread[corners])
+    return np.where(known[:, None], colours, filled)
+
+
+def _spread(corners: npt.NDArray[np.int64], values: Floats) -> Floats:
+    return np.bincount(corners.reshape(-1), values.reshape(-1)).astype(np.float64)
+
+
+def _harmonic(faces: npt.NDArray[np.int64], values: Floats, known: npt.NDArray[np.bool_]) -> Floats:
+    """Values [vertex, channel] in which each unknown one is the mean of its neighbours."""
+    if known.all():
+        return values
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    count = len(values)
+    adjacency = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count)).tocsr()
+    # A slight pull to the mean colour settles components that nobody sees.
+    system = (diags_array(adjacency.sum(axis=1) + PULL) - adjacency).tocsr()[~known]
+    target = PULL * values[known].mean(axis=0) - system[:, known] @ values[known]
+    result = values.copy()
+    result[~known] = splu(system[:, ~known].tocsc()).solve(target)
+    return result
 
 
 def _padded(places: npt.NDArray[np.int64], colours: Floats, texture_px: int, padding_px: int) -> npt.NDArray[np.uint8]:
