@@ -44,6 +44,15 @@ def decoder(views: Views, vae: Vae, out: Out = Path("runs/decoder"), steps: Step
     _finish(train_decoder(views, vae, out, DecoderConfig(loop=loop), device=_device()))
 
 
+@app.command()
+def ship(runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Folders of finished training runs.")]) -> None:
+    """Put finished weights, with their settings and logs, where the presets find them."""
+    from img2mesh.training.shipping import ship_run
+
+    for run in runs:
+        typer.echo(f"shipped {ship_run(run)}")
+
+
 def _device() -> str:
     import torch
 

@@ -70,9 +70,9 @@ def wonder3d() -> Preset:
     """The published full-size checkpoints.
 
     Raises:
-        InputError: Always, in this version: loading them is not part of it yet.
+        InputError: Always: this version cannot load them.
     """
-    raise InputError("preset wonder3d needs the published checkpoints, which this version cannot load yet: use --preset compact")
+    raise InputError("preset wonder3d needs the published checkpoints, which this version cannot load: use --preset compact")
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {"compact": compact, "tiny": tiny, "wonder3d": wonder3d}

@@ -151,7 +151,7 @@ def pixel_centres(width_px: int, height_px: int) -> Float[Tensor, "height width 
 
 
 def rays(cameras: Cameras) -> tuple[Float[Tensor, "view height width 3"], Float[Tensor, "view height width 3"]]:
-    """Origins at z-depth 0 and directions whose z-component in the camera is 1, so `origin + depth * direction` is the point."""
+    """Origins at z-depth 0 and directions whose z in the camera is 1, so that `origin + depth * direction` is the point."""
     pixels = pixel_centres(cameras.width_px, cameras.height_px).expand(len(cameras), -1, -1, -1).to(cameras.focal_px.device)
     zeros = torch.zeros(pixels.shape[:-1], device=pixels.device)
     origins = unproject(cameras, pixels, zeros)

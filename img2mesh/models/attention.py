@@ -1,5 +1,7 @@
 """Depth-truncated epipolar attention: each pixel asks the points around its own surface what the other views see there."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,12 +12,18 @@ from img2mesh.geometry.epipolar import epipolar_grid, sample_offsets
 from img2mesh.geometry.plucker import plucker_rays
 
 
+def zero(layer: Any) -> None:
+    """Make a layer with weight and bias contribute nothing, until training says otherwise."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
 class DepthTruncatedEpipolarAttention(nn.Module):
     """Attention of each pixel over a few points near its depth, seen in all other views.
 
     The features of a point in the N - 1 other views are concatenated and pass a two-layer MLP. Because interpolation and the
-    first layer are both linear, that layer is applied to the feature maps before they are sampled, one slice of it a source, and
-    the results are summed: the concatenated gather of the paper's formulation never exists.
+    first layer are both linear, that layer is applied to the feature maps before they are sampled, one slice of it a source,
+    and the results are summed: the concatenated gather of the paper's formulation never exists.
 
     The output projection starts at zero, so a new layer changes nothing. Points outside a source's image contribute zero
     features; pixels without depth keep theirs.
@@ -43,8 +51,7 @@ class DepthTruncatedEpipolarAttention(nn.Module):
         self.mlp_out = nn.Linear(self.hidden, channels)
         self.to_kv = nn.Linear(channels, 2 * channels, bias=False)
         self.to_out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.to_out.weight)
-        nn.init.zeros_(self.to_out.bias)
+        zero(self.to_out)
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""The depth-guided decoder: SVD's temporal decoder, told the front picture, exchanging features along truncated epipolar lines."""
+"""The depth-guided decoder: SVD's temporal decoder, told the front picture, its views exchanging features where they meet."""
 
 import functools
 from typing import Any
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from img2mesh.geometry.cameras import Cameras
 from img2mesh.geometry.depth import pool_depth
-from img2mesh.models.attention import DepthTruncatedEpipolarAttention
+from img2mesh.models.attention import DepthTruncatedEpipolarAttention, zero
 from img2mesh.models.checkpoint import load_weights
 
 
@@ -20,8 +20,8 @@ class DepthGuidedDecoder(nn.Module):
     """Latents of all views of one object -> pixel-aligned pictures with coverage.
 
     Every up-block is followed, before its upsampler, by the front view's condition and by depth-truncated epipolar attention.
-    The front picture enters view 0 alone, at each resolution by space-to-depth; the attention carries it to the other views. All
-    new layers start at zero: the untrained decoder is the temporal decoder it is built around.
+    The front picture enters view 0 alone, at each resolution by space-to-depth; the attention carries it to the other views.
+    All new layers start at zero: the untrained decoder is the temporal decoder it is built around.
 
     Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024.
     """
@@ -29,7 +29,7 @@ class DepthGuidedDecoder(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         channels, groups = config["block_out_channels"], config["norm_num_groups"]
-        self.decoder = _temporal_decoder(config)
+        self.decoder: Any = _temporal_decoder(config)
         self.scales = [2 ** (len(channels) - 1 - level) for level in range(len(channels))]
         levels = list(zip(reversed(channels), self.scales, config["samples"], strict=True))
         self.fronts = nn.ModuleList(FrontCondition(config["out_channels"], width, scale) for width, scale, _ in levels)
@@ -86,8 +86,7 @@ class FrontCondition(nn.Module):
         self.scale = scale
         self.conv_in = nn.Conv2d(picture_channels * scale * scale, channels, 3, padding=1)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        zero(self.conv_out)
 
     def forward(
         self, features: Float[Tensor, "view channel h w"], front: Float[Tensor, "picture height width"]
@@ -97,7 +96,7 @@ class FrontCondition(nn.Module):
         return torch.cat([features[:1] + told, features[1:]])
 
 
-def _temporal_decoder(config: dict[str, Any]) -> nn.Module:
+def _temporal_decoder(config: dict[str, Any]) -> Any:
     channels = config["block_out_channels"]
     network = AutoencoderKLTemporalDecoder(
         in_channels=config["out_channels"],
@@ -128,9 +127,8 @@ def inherit(network: DepthGuidedDecoder, autoencoder: dict[str, Tensor]) -> None
         raise ValueError(f"the autoencoder has weights that the temporal decoder lacks: {unexpected[:3]}")
     for name, module in network.decoder.named_modules():
         if name.endswith("temporal_res_block"):
-            nn.init.zeros_(module.conv2.weight)
-            nn.init.zeros_(module.conv2.bias)
-    nn.init.zeros_(network.decoder.time_conv_out.bias)
+            zero(module.conv2)
+    zero(network.decoder.time_conv_out)
     nn.init.dirac_(network.decoder.time_conv_out.weight)
 
 

@@ -1,7 +1,8 @@
 """The multi-view, cross-domain UNet: diffusers' UNet whose transformer blocks see six views and two domains at once.
 
-Batch layout along dimension 0: `[normal, colour] x object x view`, halves by domain; with guidance `[normal_uncond, normal_cond,
-colour_uncond, colour_cond]`, which has the same halves. Names and shapes of the parameters are those of the published checkpoint.
+Batch layout along dimension 0: `[normal, colour] x object x view`, halves by domain; with guidance
+`[normal_uncond, normal_cond, colour_uncond, colour_cond]`, which has the same halves. Names and shapes of the parameters are those
+of the published checkpoint.
 """
 
 from typing import Any
@@ -27,8 +28,8 @@ _STRAY_KEYS = ("joint_attention", "joint_attention_twice", "cross_domain_attenti
 class MultiviewTransformerBlock(nn.Module):
     """A diffusers transformer block with attention over views, then over domains, before the cross-attention.
 
-    Attention in which each view asks its own tokens about the tokens of all views is self-attention over the concatenated tokens
-    of all views, and likewise for the two domains of one view; so both are plain self-attention after a reshape.
+    Attention in which each view asks its own tokens about those of all views is self-attention over the concatenated tokens of
+    all views, and likewise for the two domains of one view; so both are plain self-attention after a reshape.
 
     Source: Long et al., Wonder3D, 2023, section 4.2.
     """

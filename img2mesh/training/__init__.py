@@ -1,0 +1,1 @@
+"""Training of the compact family on rendered views, one loop for all networks."""

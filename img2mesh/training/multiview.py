@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
@@ -21,11 +22,11 @@ from img2mesh.training.augmentation import augment
 from img2mesh.training.loop import LoopConfig, train
 from img2mesh.training.sheets import write_sheet
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "unet": {
         "sample_size": 16,
-        "in_channels": 8,
-        "out_channels": 4,
+        "in_channels": 16,
+        "out_channels": 8,
         "block_out_channels": [64, 128, 256],
         # Attention over 6 x 256 tokens would cost more than everything else together on a CPU; 6 x 64 is cheap.
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
@@ -93,7 +94,7 @@ class _Task:
         self.vae.load_state_dict(state)
         self.vae_config, self.config, self.device = vae_config, config, device
         torch.manual_seed(config.loop.seed)
-        self.network = MultiviewGenerator(CONFIG).to(device, memory_format=torch.channels_last)
+        self.network = MultiviewGenerator(CONFIG).to(device)
         self.scheduler = DDIMScheduler(**CONFIG["scheduler"])
         self.labels = class_labels(VIEW_AZIMUTHS_DEG).to(device)
 
@@ -193,7 +194,8 @@ def _export(task: _Task, held_back: RenderedObjects, path: Path) -> None:
         images = task.vae.decode(latents / task.vae_config["scaling_factor"]).sample.cpu()
         rgb, alpha = unpack_colour(images[6:])
         scores.append((psnr(rgb[1:], truth.rgb[1:]), _iou(alpha[1:], truth.alpha[1:])))
-        copies.append((psnr(truth.rgb[:1].expand(5, -1, -1, -1), truth.rgb[1:]), _iou(truth.alpha[:1].expand(5, -1, -1), truth.alpha[1:])))
+        front_rgb, front_alpha = truth.rgb[:1].expand(5, -1, -1, -1), truth.alpha[:1].expand(5, -1, -1)
+        copies.append((psnr(front_rgb, truth.rgb[1:]), _iou(front_alpha, truth.alpha[1:])))
         rows += [list(truth.rgb), list(rgb), list((images[:6, :3] + 1) / 2)]
     task.network.train()
     mean, copy = torch.tensor(scores).mean(dim=0), torch.tensor(copies).mean(dim=0)

@@ -87,7 +87,8 @@ def test_rows_name_the_domain_and_the_azimuth() -> None:
     rows = class_labels(VIEW_AZIMUTHS_DEG)
     assert rows.shape == (12, 10)
     # The second row is the normals of the view at 45 degrees; the eighth its colours.
-    assert rows[1].tolist() == pytest.approx([0, 0, math.sin(math.pi / 4), math.sin(1), 0, 1, 1, math.cos(math.pi / 4), math.cos(1), 1])
+    half = math.sqrt(0.5)
+    assert rows[1].tolist() == pytest.approx([0, 0, half, math.sin(1), 0, 1, 1, half, math.cos(1), 1])
     assert rows[7, 3:5].tolist() == pytest.approx([0, math.sin(1)])
 
 

@@ -1,5 +1,6 @@
 """The training loop: schedule, averages, and the same losses after a kill."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -27,10 +28,8 @@ def line(out: Path, steps: int, *, until: int | None = None) -> list[float]:
         return {"loss": (network(x) - 2 * x).square().mean()}
 
     config = LoopConfig(steps=steps, lr=0.05, warmup_steps=2, report_every=1, checkpoint_every_s=0)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         train(network, loss, config, out, lambda: None)
-    except KeyboardInterrupt:
-        pass
     return [json.loads(row)["loss"] for row in (out / "log.jsonl").read_text().splitlines()]
 
 
@@ -42,8 +41,9 @@ def test_a_killed_run_has_the_losses_of_one_that_was_not(tmp_path: Path) -> None
 
 def test_a_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
     network = torch.nn.Linear(1, 1)
+    loss = network.weight.sum() * float("nan")
     with pytest.raises(NumericalError, match="loss at step 0 is nan"):
-        train(network, lambda _: {"loss": network.weight.sum() * float("nan")}, LoopConfig(steps=1, lr=1.0), tmp_path, lambda: None)
+        train(network, lambda _: {"loss": loss}, LoopConfig(steps=1, lr=1.0), tmp_path, lambda: None)
 
 
 def test_the_schedule_warms_up_holds_and_cools_down() -> None:
