@@ -31,7 +31,7 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     depth = codec.get_tensors(store, inputs.depth)["depth"]
     latents = codec.get_tensors(store, inputs.source.latents)["colour"].float()
     front = autoencoder.pack_colour(plain.rgb[:1], plain.alpha[:1])[0]
-    with torch.inference_mode():
+    with torch.no_grad():
         rgb, alpha = autoencoder.unpack_colour(network(latents, front, depth, plain.cameras))
     rgb[0], alpha[0] = plain.rgb[0], plain.alpha[0]
     aligned = Views(cameras=plain.cameras, rgb=rgb, alpha=alpha, normals=plain.normals)

@@ -41,7 +41,7 @@ def run(inputs: PreparedImage, params: Params, store: Store) -> MultiviewLatents
     vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
     generator = multiview.load(params.generator.name, params.generator.sha256)
     front = autoencoder.over_white(autoencoder.resize_rgba(codec.get_picture(store, inputs.image), params.view_size_px))[None]
-    with torch.inference_mode():
+    with torch.no_grad():
         known = vae.encode(autoencoder.pack_colour(front[:, :3], front[:, 3])).latent_dist.mode()[0]
         latents = sample(
             generator,

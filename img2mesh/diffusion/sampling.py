@@ -22,7 +22,7 @@ class Network(Protocol):
         ...
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample(
     network: Network,
     scheduler: DDIMScheduler,

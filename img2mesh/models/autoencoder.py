@@ -69,7 +69,7 @@ def unpack_normals(packed: Float[Tensor, "batch 4 height width"]) -> Float[Tenso
     return functional.normalize(packed[:, :3], dim=1) * covered
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode_views(
     latents: dict[str, Tensor],
     cameras: Cameras,

@@ -117,7 +117,7 @@ def _packed(sample: Sample, view: int, *, colour: bool, generator: torch.Generat
     return pack_colour(rgb[None], alpha)[0]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _export(network: AutoencoderKL, held_back: RenderedObjects, path: Path, device: str) -> None:
     """Write the weights with their latents' scale, and a sheet with the score on held-back objects."""
     samples = [held_back.load(item) for item in range(0, len(held_back), max(1, len(held_back) // 12))]
