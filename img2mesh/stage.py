@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
@@ -26,8 +26,26 @@ ParamsT = TypeVar("ParamsT", bound=Model)
 OutputsT = TypeVar("OutputsT", bound=Model)
 
 
-class Publication(Model):
-    """What a stage puts at `manifests/<stage>/<key>.json`: its outputs, how they were made, and the digest of all that."""
+class Sealed(Model):
+    """A document that carries its own digest, so that one changed byte in it is found."""
+
+    sha256: str = ""
+
+    def sealed(self) -> Self:
+        """The same with its digest filled in."""
+        return self.model_copy(update={"sha256": self.digest()})
+
+    def is_whole(self) -> bool:
+        """Whether the digest fits the rest."""
+        return self.sha256 == self.digest()
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of everything but the digest."""
+        return sha256_hex(canonical_json(self.model_copy(update={"sha256": ""})))
+
+
+class Publication(Sealed):
+    """What a stage puts at `manifests/<stage>/<key>.json`: its outputs, and how they were made."""
 
     kind: Literal["publication/v1"] = "publication/v1"
     stage: str
@@ -36,15 +54,6 @@ class Publication(Model):
     params: dict[str, JsonValue]
     outputs: dict[str, JsonValue]
     seconds: float
-    sha256: str = ""
-
-    def sealed(self) -> "Publication":
-        """The same with its own digest filled in."""
-        return self.model_copy(update={"sha256": self.digest()})
-
-    def digest(self) -> str:
-        """SHA-256 of the canonical JSON of everything but the digest."""
-        return sha256_hex(canonical_json(self.model_copy(update={"sha256": ""})))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +157,7 @@ def read_publication(data: bytes, *, stage: str, key: str) -> Publication:
         publication = Publication.model_validate_json(data)
     except ValidationError as error:
         raise ArtifactError(f"manifest {stage}/{key[:12]} is not readable: submit again to compute it anew") from error
-    if publication.sha256 != publication.digest() or (publication.stage, publication.key) != (stage, key):
+    if not publication.is_whole() or (publication.stage, publication.key) != (stage, key):
         raise ArtifactError(f"manifest {stage}/{key[:12]} does not match its SHA-256: submit again to compute it anew")
     return publication
 

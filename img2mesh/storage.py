@@ -19,7 +19,7 @@ import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
@@ -139,7 +139,7 @@ class FileStore(Store):
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
         super().__init__(self.root.as_uri())
-        self._scratch = Scratch(self.root / ".scratch")
+        self.scratch = Scratch(self.root / ".scratch")
 
     def path(self, key: str) -> Path:
         """The object's file.
@@ -207,7 +207,7 @@ class FileStore(Store):
 
     @contextlib.contextmanager
     def _written(self, data: bytes) -> Iterator[Path]:
-        temporary = self._scratch.path()
+        temporary = self.scratch.path()
         try:
             write_durably(temporary, data)
             yield temporary
@@ -223,6 +223,11 @@ class Scratch:
     """
 
     def __init__(self, root: Path) -> None:
+        """Nothing is created before the first use.
+
+        Args:
+            root: The folder that all processes share, on the same file system as what is written there is to be moved to.
+        """
         self._root = root
         self._own: Path | None = None
         self._process = 0
@@ -230,14 +235,17 @@ class Scratch:
 
     def path(self) -> Path:
         """A new name in the folder; the folder is made when it is first needed, and again after a fork."""
-        if self._own is None or self._process != os.getpid():
-            self._open()
-        assert self._own is not None
-        return self._own / secrets.token_hex(8)
+        return self._opened() / secrets.token_hex(8)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the lock that all processes using this scratch folder share."""
+        """Hold the lock that all processes using this scratch folder share; a holder may call `path`, not this again."""
+        self._opened()
+        with self._locked():
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
         self._root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -246,8 +254,10 @@ class Scratch:
         finally:
             os.close(descriptor)
 
-    def _open(self) -> None:
-        with self.exclusive():
+    def _opened(self) -> Path:
+        if self._own is not None and self._process == os.getpid():
+            return self._own
+        with self._locked():
             for folder in self._root.iterdir():
                 if folder.is_dir() and not _is_locked(folder):
                     shutil.rmtree(folder, ignore_errors=True)
@@ -256,6 +266,7 @@ class Scratch:
             lock = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
             fcntl.flock(lock, fcntl.LOCK_EX)
         self._own, self._process, self._lock = own, os.getpid(), lock
+        return own
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -303,6 +314,16 @@ def file_error(error: OSError, doing: str) -> Img2MeshError:
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
         return InputError(f"cannot {doing}: {(error.strerror or str(error)).lower()}; choose another place")
     return TransientError(f"cannot {doing}: {(error.strerror or str(error)).lower()}; submit again once the storage works")
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether the error, or what it came from, is a full disk: trying again soon is of no use."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        seen = seen.__cause__
+    return False
 
 
 class S3Store(Store):
@@ -358,12 +379,13 @@ class S3Store(Store):
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `Store.list`."""
 
-        def pages() -> Sequence[str]:
+        def pages() -> list[str]:
             paginator = self._client.get_paginator("list_objects_v2")
             found = paginator.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
             return [item["Key"] for page in found for item in page.get("Contents", ())]
 
-        keys = self._call(f"list {prefix or 'the prefix'}", pages, absent=())
+        none: list[str] = []
+        keys = self._call(f"list {prefix or 'the prefix'}", pages, absent=none)
         yield from sorted(key.removeprefix(self.prefix) for key in keys)
 
     def _put(self, key: str, data: bytes, **condition: str) -> bool:

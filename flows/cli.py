@@ -1,0 +1,352 @@
+"""The command line. Whatever is slow to import is imported by the command that needs it."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from img2mesh.errors import Img2MeshError, InputError
+from img2mesh.storage import file_error
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flows.submit import Report, Request
+
+_INTERRUPTED = 130
+
+
+class _LazyGroup(TyperGroup):
+    """Imports the training commands, and torch with them, only for `train` itself."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command; `train` is read from its module now."""
+        if cmd_name == "train" and "train" in sys.argv[1:2]:
+            from flows.train import app as training
+
+            command = typer.main.get_command(training)
+            command.name = "train"
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+app = typer.Typer(
+    name="img2mesh",
+    help="A folder of pictures becomes textured meshes.",
+    cls=_LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Make training data.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+AssetsOption = Annotated[str, typer.Option("--assets", metavar="URI", help="Where the assets are: a folder, file:// or s3://.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URI", help="Where blobs and manifests are.", show_default="ASSETS/.store"),
+]
+PresetOption = Annotated[str, typer.Option("--preset", help="compact, tiny or wonder3d; see `img2mesh presets`.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and an exit code, never a traceback."""
+    try:
+        app()
+    except Img2MeshError as error:
+        _end(" ".join(str(error).split()), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except OSError as error:
+        ours = file_error(error, f"use {error.filename}" if error.filename else "go on")
+        _end(str(ours), ours.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted; finished stages are kept, submit again to go on", _INTERRUPTED)
+
+
+def _end(message: str, code: int) -> None:
+    print(f"img2mesh: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import img2mesh
+
+        print(f"img2mesh {img2mesh.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """A folder of pictures becomes textured meshes."""
+
+
+@app.command()
+def submit(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATHS", help="Pictures, folders (searched with their sub-folders) or s3://bucket/prefix."),
+    ],
+    *,
+    preset: PresetOption = "compact",
+    assets: AssetsOption = "assets",
+    store: StoreOption = None,
+    name: Annotated[str | None, typer.Option(help="The batch's folder among the assets.", show_default="the folder's")] = None,
+    formats: Annotated[
+        str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
+    ] = "glb,obj",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn pictures into textured meshes.
+
+    What is done already is not done again. Exits with 0 if all is published, 2 if pictures were refused, 3 for damaged data, 4
+    if no surface was found, 75 for something that may pass, 1 for a bug. A file whose name begins with a dash: ./-name.png
+    """
+    from flows.submit import Request
+
+    request = Request.of(paths, assets=assets, store=store, name=name, preset=preset, formats=split_formats(formats), seed=seed)
+    with _quiet_stdout():
+        report = _run(request)
+    from flows.report import print_problems, print_report
+
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        print_report(report, _console())
+    print_problems(report)
+    raise typer.Exit(report.exit_code)
+
+
+def _run(request: "Request") -> "Report":
+    from flows.reconstruct import stages_of
+    from flows.report import Progress
+    from flows.submit import submit as run_batch
+    from img2mesh import presets
+
+    pipeline = stages_of(presets.get(request.preset), seed=request.seed, formats=request.formats)
+    with Progress([stage.name for stage, _ in pipeline], _console(stderr=True)) as progress:
+        return run_batch(request, pipeline, listen=progress, expect=progress.expect)
+
+
+def split_formats(text: str) -> list[str]:
+    """`glb, OBJ` as `["glb", "obj"]`: sorted, each once, always with glb, so that equal wishes have equal keys."""
+    return sorted({"glb", *(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())})
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="A batch; without it, all of them.")] = None,
+    assets: AssetsOption = "assets",
+    as_json: JsonOption = False,
+) -> None:
+    """List the batches, or the images of one."""
+    from flows.assets import open_assets
+    from flows.report import batches_table, rows_table
+
+    published = open_assets(assets)
+    if name is not None:
+        document = published.batch(name)
+        if document is None:
+            raise InputError(f"no batch {name!r} in {published.uri}; `img2mesh status` lists what is there")
+        _show(document.model_dump(mode="json"), lambda: rows_table(document.rows), as_json)
+        return
+    reports = [published.summary(batch) for batch in published.batches()]
+    if not reports and not as_json:
+        raise InputError(f"no batch in {published.uri} yet; make one with `img2mesh submit PATHS`, or name another --assets")
+    _show({"assets": published.uri, "batches": reports}, lambda: batches_table(reports), as_json)
+
+
+@app.command()
+def show(
+    asset: Annotated[str, typer.Argument(metavar="BATCH/NAME", help="An asset; its name alone will do if no other has it.")],
+    assets: AssetsOption = "assets",
+    as_json: JsonOption = False,
+) -> None:
+    """Show where an asset comes from, its scores and its preview."""
+    from flows.assets import open_assets, preview_path
+    from flows.report import lineage_table
+
+    published = open_assets(assets)
+    document = published.document(*published.find(asset))
+    preview = preview_path(published, document)
+    _show({**document.model_dump(mode="json"), "preview": preview}, lambda: lineage_table(document, preview), as_json)
+
+
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="A batch; without it, all of them.")] = None,
+    assets: AssetsOption = "assets",
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read and re-hash every published file, manifest and blob; exits with 3 if one is missing or rotten."""
+    from flows.assets import open_assets
+    from flows.submit import default_store
+    from flows.verify import damages
+    from img2mesh.errors import ArtifactError
+    from img2mesh.storage import open_store
+
+    published = open_assets(assets)
+    batches = published.batches()
+    if name is not None and name not in batches:
+        raise InputError(f"no batch {name!r} in {published.uri}; `img2mesh status` lists what is there")
+    found = list(damages(published, open_store(store or default_store(assets)), [name] if name is not None else batches))
+    if as_json:
+        _print_json({"assets": published.uri, "damages": found})
+    for line in found:
+        print(line, file=sys.stderr)
+    if found:
+        raise ArtifactError(f"{len(found)} damaged or missing; submit the same pictures again to repair them")
+    if not as_json:
+        print(f"{sum(len(published.names(batch)) for batch in batches if name in (None, batch))} assets, all whole")
+
+
+@app.command()
+def presets(as_json: JsonOption = False) -> None:
+    """List the presets."""
+    from flows.report import presets_table
+    from img2mesh import presets as known
+
+    rows: list[dict[str, str]] = []
+    for preset in known.NAMES:
+        try:
+            rows.append({"name": preset, "summary": known.get(preset).summary, "usable": "yes"})
+        except Img2MeshError as error:
+            rows.append({"name": preset, "summary": str(error), "usable": "no"})
+    _show({"presets": rows}, lambda: presets_table(rows), as_json)
+
+
+@app.command()
+def doctor(assets: AssetsOption = "assets", store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Check packages, machine, weights, store and Prefect server; exits with 1 if something will not work."""
+    from flows.doctor import examine
+    from flows.report import findings_table
+    from flows.submit import default_store
+
+    findings = list(examine(store or default_store(assets)))
+    rows = [{"what": one.what, "found": one.found, "ok": one.ok} for one in findings]
+    _show({"findings": rows}, lambda: findings_table(findings), as_json)
+    if not all(one.ok for one in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server and its UI.")] = 4200,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but 127.0.0.1 is open to the network.")
+    ] = "127.0.0.1",
+) -> None:
+    """Start Prefect's server with its UI, and a worker, on this machine; Ctrl-C stops them."""
+    from flows.serve import serve
+
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(host=host, port=port, say=lambda text: print(text, flush=True))
+
+
+@app.command()
+def deploy(
+    cron: Annotated[str, typer.Option(help="When: five fields, such as '0 * * * *'.")],
+    inbox: Annotated[str, typer.Option(metavar="URI", help="The folder or s3://bucket/prefix to reconstruct each time.")],
+    assets: AssetsOption = "assets",
+    store: StoreOption = None,
+    preset: PresetOption = "compact",
+    name: Annotated[str | None, typer.Option(help="The batch's folder among the assets.", show_default="the inbox's")] = None,
+) -> None:
+    """Register a scheduled batch on the Prefect server of PREFECT_API_URL."""
+    from flows.inbox import absolute_uri
+    from flows.serve import deploy as register
+    from flows.submit import Request
+    from img2mesh import presets as known
+
+    known.get(preset)
+    wanted = Request.of([inbox], assets=assets, store=store, name=name, preset=preset)
+    places = {"inbox": inbox, "assets": wanted.assets, "store": wanted.store}
+    full_name = register(cron=cron, preset=preset, name=wanted.name, **{key: absolute_uri(uri) for key, uri in places.items()})
+    print(f"{full_name}: {inbox} at '{cron}'; a worker of `img2mesh up` runs it")
+
+
+@data.command()
+def render(
+    objects: Annotated[Path, typer.Argument(metavar="OBJECTS", help="A folder with index.jsonl, or with .glb files.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the rendered views; what is there already is kept.")],
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only sources whose name starts with this.")] = None,
+    size_px: Annotated[int, typer.Option(min=8, help="Side of the square views.")] = 128,
+    fronts: Annotated[int, typer.Option(min=1, help="Front azimuths per object.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the front azimuths and the lights.")] = 0,
+    processes: Annotated[int, typer.Option(min=1, help="Processes to render with.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many objects.")] = None,
+    png: Annotated[bool, typer.Option(help="Also write the views as PNG files.")] = False,
+) -> None:
+    """Render six orthographic views of every object: RGBA, normals, depth, masks and cameras."""
+    from img2mesh.data.render import render_dataset
+
+    count = render_dataset(
+        objects,
+        out,
+        split=split,
+        source=source,
+        size_px=size_px,
+        fronts=fronts,
+        seed=seed,
+        processes=processes,
+        limit=limit,
+        png=png,
+    )
+    print(f"{count} objects in {out}")
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, name="train")
+def _train() -> None:
+    """Train the compact weights: vae, multiview or decoder."""
+
+
+def _console(*, stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _show(document: dict[str, Any], table: Callable[[], Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(document)
+    else:
+        _console().print(table())
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    json.dump(document, sys.stdout, ensure_ascii=False, allow_nan=False, indent=2)
+    sys.stdout.write("\n")
+
+
+@contextlib.contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Send what libraries print, in Python or below it, to stderr: stdout is for the report."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+if __name__ == "__main__":
+    main()

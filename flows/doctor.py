@@ -1,0 +1,121 @@
+"""What a person needs to know about the machine before anything fails."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import img2mesh
+from flows.embedded import is_healthy
+from img2mesh.errors import Img2MeshError
+from img2mesh.storage import Store, open_store
+
+PACKAGES = ("torch", "diffusers", "transformers", "prefect", "open3d", "trimesh", "scikit-image", "xatlas", "boto3", "numpy")
+OPTIONAL = {"pymeshlab": "open3d and trimesh stand in", "rembg": "an OpenCV cut-out stands in"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at; `ok` is False where something will not work."""
+
+    what: str
+    found: str
+    ok: bool = True
+
+
+def examine(store_uri: str) -> Iterator[Finding]:
+    """Look at the packages, the machine, the weights, the store and the Prefect server."""
+    yield Finding(what="img2mesh", found=f"{img2mesh.__version__}, Python {platform.python_version()}, {platform.system()}")
+    yield from _packages()
+    yield _machine()
+    yield _gpu()
+    yield from _weights()
+    yield _matting()
+    yield _store(store_uri)
+    yield _server()
+
+
+def _packages() -> Iterator[Finding]:
+    for name in PACKAGES:
+        version = _version(name)
+        yield Finding(what=name, found=version or "missing: install img2mesh again", ok=version is not None)
+    for name, otherwise in OPTIONAL.items():
+        yield Finding(what=name, found=_version(name) or f"not installed: {otherwise}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _machine() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    enough = memory_gb >= 6
+    advice = "" if enough else "; the compact preset needs 6 GB"
+    return Finding(what="machine", found=f"{cores} cores, {memory_gb:.0f} GB memory{advice}", ok=enough)
+
+
+def _gpu() -> Finding:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return Finding(what="GPU", found="none: computing on the processor")
+    query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    seen = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
+    return Finding(what="GPU", found=" / ".join(seen.splitlines()) or "nvidia-smi names none")
+
+
+def _weights() -> Iterator[Finding]:
+    spec = importlib.util.find_spec("img2mesh.weights")
+    folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    files = sorted(file for folder in folders for file in folder.glob("*.safetensors"))
+    if not files:
+        yield Finding(what="weights", found="none are installed: install img2mesh again", ok=False)
+    for file in files:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        yield Finding(what="weights", found=f"{file.name} sha256 {digest[:16]}, {file.stat().st_size / 1e6:.1f} MB")
+
+
+def _matting() -> Finding:
+    if importlib.util.find_spec("rembg") is None:
+        return Finding(what="matting", found="alpha if there is any, otherwise the OpenCV cut-out (the fallback)")
+    return Finding(what="matting", found="alpha if there is any, otherwise rembg when it has a model")
+
+
+def _store(uri: str) -> Finding:
+    try:
+        return probe(open_store(uri))
+    except Img2MeshError as error:
+        return Finding(what="store", found=str(error), ok=False)
+    except OSError as error:
+        return Finding(what="store", found=f"{uri}: {(error.strerror or str(error)).lower()}", ok=False)
+
+
+def probe(store: Store) -> Finding:
+    """Whether the store creates an object exactly once, gives its bytes back and removes it."""
+    key = f"probes/{secrets.token_hex(8)}"
+    first, second = store.create(key, b"first"), store.create(key, b"second")
+    data = store.read(key)
+    store.delete(key)
+    if (first, second, data) == (True, False, b"first"):
+        return Finding(what="store", found=f"{store.uri}: creates once, reads back")
+    advice = "it overwrites under If-None-Match; use a server that does not (SeaweedFS, AWS S3)"
+    return Finding(what="store", found=f"{store.uri}: {advice}", ok=False)
+
+
+def _server() -> Finding:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return Finding(what="Prefect", found="embedded; PREFECT_API_URL is not set")
+    if is_healthy(url):
+        return Finding(what="Prefect", found=f"the server at {url} answers")
+    return Finding(what="Prefect", found=f"{url} does not answer; start `img2mesh up`, or unset PREFECT_API_URL", ok=False)

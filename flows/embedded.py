@@ -1,0 +1,169 @@
+"""Prefect's embedded server for one submit: started beside it, gone with it, also when the submit is killed.
+
+The server's home with its database is a numbered place in the user's cache that one process at a time holds by a lock, so that
+submits that run at once do not meet, and later ones find a database that is set up.
+"""
+
+import contextlib
+import fcntl
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from img2mesh.errors import TransientError
+
+START_TIMEOUT_S = 120
+_MAX_DATABASE_BYTES = 128 * 1024**2
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+}
+
+
+def quiet_environment() -> None:
+    """Turn Prefect's telemetry and chatter off, unless the user has set otherwise; call it before importing prefect."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def prefect_api() -> Iterator[None]:
+    """A Prefect API while the body runs: that of `PREFECT_API_URL`, or else a server of our own.
+
+    Raises:
+        TransientError: The server does not come up.
+    """
+    quiet_environment()
+    if os.environ.get("PREFECT_API_URL"):
+        yield
+        return
+    with _home() as home, _server(home) as url:
+        os.environ["PREFECT_HOME"] = str(home)
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            yield
+        finally:
+            del os.environ["PREFECT_API_URL"]
+
+
+@contextlib.contextmanager
+def _home() -> Iterator[Path]:
+    """The first home that no other process holds."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "img2mesh"
+    if not _can_make(cache):
+        with tempfile.TemporaryDirectory(prefix="img2mesh-prefect-") as folder:
+            yield Path(folder)
+        return
+    for number in range(1000):
+        home = cache / f"prefect-{number}"
+        home.mkdir(exist_ok=True)
+        descriptor = os.open(home, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        try:
+            _trim(home)
+            yield home
+        finally:
+            os.close(descriptor)
+        return
+    raise TransientError(f"a thousand submits hold {cache}; wait for one of them to end")
+
+
+def _can_make(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _trim(home: Path) -> None:
+    database = home / "prefect.db"
+    if database.exists() and database.stat().st_size > _MAX_DATABASE_BYTES:
+        for file in home.glob("prefect.db*"):
+            file.unlink()
+
+
+@contextlib.contextmanager
+def _server(home: Path) -> Iterator[str]:
+    """The server as a child that listens on a socket bound here: no other process can take its port."""
+    with socket.socket() as listener, (home / "server.log").open("wb") as log:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+        environment["PREFECT__SERVER_FINAL"] = "1"
+        command = [sys.executable, "-m", "flows.embedded", str(listener.fileno()), str(os.getpid())]
+        with subprocess.Popen(
+            command, env=environment, pass_fds=(listener.fileno(),), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        ) as server:
+            listener.close()
+            try:
+                _wait_until_healthy(url, server, home / "server.log")
+                yield url
+            finally:
+                # Its database is scratch: there is nothing to wait for.
+                server.kill()
+
+
+def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        if is_healthy(url):
+            return
+        time.sleep(0.05)
+    lines = log.read_text(errors="replace").strip().splitlines()
+    last = lines[-1] if lines else "no message"
+    raise TransientError(
+        f"Prefect's embedded server did not start within {START_TIMEOUT_S} s ({last}); see {log}, submit again"
+    )
+
+
+def is_healthy(url: str) -> bool:
+    """Whether a Prefect API (`http://host:port/api`) answers."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    try:
+        connection = kind(parts.hostname or "", parts.port, timeout=5)
+        try:
+            connection.request("GET", f"{parts.path.rstrip('/')}/health")
+            return connection.getresponse().status == http.client.OK
+        finally:
+            connection.close()
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
+def _serve(descriptor: int, parent: int) -> None:
+    """Serve on an inherited socket until the parent is gone."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    config = uvicorn.Config(create_app, factory=True, log_level="error", lifespan="on")
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), int(sys.argv[2]))

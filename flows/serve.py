@@ -1,0 +1,160 @@
+"""Prefect on one machine: server with its UI, a process work pool, a worker; and the scheduled batch."""
+
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.embedded import START_TIMEOUT_S, is_healthy, quiet_environment
+from img2mesh.errors import InputError, TransientError
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+POOL = "img2mesh"
+_STOP_TIMEOUT_S = 30
+
+
+def serve(*, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Start server and worker, and stay until interrupted; then the worker is stopped before the server.
+
+    Args:
+        host: Address to listen on.
+        port: Of the server and its UI.
+        say: Is told what runs where.
+
+    Raises:
+        TransientError: Server or worker does not come up, or one of them ends.
+    """
+    quiet_environment()
+    reachable = "127.0.0.1" if ipaddress.ip_address(socket.gethostbyname(host)).is_unspecified else host
+    url = f"http://{reachable}:{port}/api"
+    if is_healthy(url):
+        raise InputError(f"a Prefect server already answers at {url}; choose another --port")
+    environment = _environment(url)
+    with _interruptible(), _child(["server", "start", "--host", host, "--port", str(port)], environment) as server:
+        _wait_for(url, server)
+        os.environ["PREFECT_API_URL"] = url
+        register(_deployment("submit"))
+        say(f"server and UI: {url.removesuffix('/api')}")
+        say(f"to use it: export PREFECT_API_URL={url}")
+        with _child(["worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"], environment) as worker:
+            say(f"worker: waits on the pool {POOL}; Ctrl-C stops it, then the server")
+            while server.poll() is None and worker.poll() is None:
+                time.sleep(0.2)
+    raise TransientError(f"Prefect's {'server' if worker.poll() is None else 'worker'} has ended; see its messages above")
+
+
+def deploy(*, cron: str, inbox: str, assets: str, store: str, preset: str, name: str) -> str:
+    """Register the scheduled batch on the server of `PREFECT_API_URL`; returns its full name.
+
+    Raises:
+        InputError: No server is named, or the schedule is none.
+        TransientError: The server does not answer.
+    """
+    quiet_environment()
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        raise InputError("no server to deploy to; run `img2mesh up`, then export PREFECT_API_URL as it says")
+    if not is_healthy(url):
+        raise TransientError(f"the Prefect server at {url} does not answer; check PREFECT_API_URL, start `img2mesh up`")
+    parameters = {"paths": [inbox], "assets": assets, "store": store, "preset": preset, "name": name}
+    try:
+        deployment = _deployment(name, cron=cron, parameters=parameters)
+    except ValueError as error:
+        raise InputError(f"--cron {cron!r} is no schedule: expected five fields such as '0 * * * *'") from error
+    register(deployment)
+    return f"batch/{name}"
+
+
+def register(deployment: "RunnerDeployment") -> None:
+    """Put the deployment, and the work pool where it is missing, on the server of `PREFECT_API_URL`."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
+        try:
+            with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
+                client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+            deployment.apply(work_pool_name=POOL)
+        except PrefectHTTPStatusError as error:
+            raise TransientError(f"the Prefect server refuses the deployment: {' '.join(str(error).split())}") from error
+
+
+def _deployment(name: str, *, cron: str | None = None, parameters: Mapping[str, Any] | None = None) -> "RunnerDeployment":
+    from prefect.deployments.runner import EntrypointType
+
+    from flows.batch import batch
+
+    made: Any = batch.to_deployment(
+        name=name,
+        cron=cron,
+        parameters=dict(parameters or {}),
+        work_pool_name=POOL,
+        concurrency_limit=1,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    deployment: RunnerDeployment = made
+    return deployment
+
+
+def _environment(url: str) -> dict[str, str]:
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "img2mesh" / "prefect"
+    code = str(Path(__file__).resolve().parent.parent)
+    paths = [code, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        "PREFECT_HOME": str(home),
+        **os.environ,
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_UI_API_URL": url,
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+
+
+@contextlib.contextmanager
+def _child(arguments: list[str], environment: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """A Prefect program outside the terminal's process group, so that Ctrl-C reaches it in our order."""
+    command = [sys.executable, "-m", "prefect", *arguments]
+    with subprocess.Popen(command, env=dict(environment), start_new_session=True, stdout=sys.stderr) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """A polite termination ends like Ctrl-C."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise TransientError(f"Prefect's server ended with {server.returncode}; see its messages above, try another --port")
+        if is_healthy(url):
+            return
+        time.sleep(0.2)
+    raise TransientError(f"Prefect's server at {url} did not start within {START_TIMEOUT_S} s")
