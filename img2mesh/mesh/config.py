@@ -23,7 +23,7 @@ class ExportConfig(Model):
     texture_px: int = Field(default=1024, ge=64, le=8192)
     speck_share: float = Field(default=0.005, ge=0, lt=1)
     mask_erosion_px: float = Field(default=1.5, ge=0)
-    angle_power: float = Field(default=4.0, gt=0)
+    angle_power: float = Field(default=8.0, gt=0)
     front_cosines: tuple[float, float] = (0.1, 0.4)
     padding_px: int = Field(default=8, ge=1)
     preview_px: int = Field(default=1600, ge=400, le=8000)

@@ -1,0 +1,164 @@
+"""Extraction and repair against shapes whose volume, topology and defects are known."""
+
+import importlib.util
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from img2mesh.errors import NumericalError
+from img2mesh.mesh.clean import clean, drop_specks
+from img2mesh.mesh.extract import extract, march_tetrahedra
+from img2mesh.mesh.topology import (
+    Mesh,
+    component_volumes,
+    defects,
+    euler_number,
+    face_components,
+    face_cross,
+    vertex_normals,
+    weld,
+)
+
+Grid = npt.NDArray[np.float64]
+
+
+def axes(size: int) -> tuple[Grid, Grid, Grid]:
+    """World x, y, z of the corners of a [z, y, x] grid."""
+    line = np.linspace(-1, 1, size)
+    z, y, x = np.meshgrid(line, line, line, indexing="ij")
+    return x, y, z
+
+
+def ball(size: int, centre: tuple[float, float, float], radius: float) -> Grid:
+    x, y, z = axes(size)
+    return np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2) - radius
+
+
+def torus(size: int) -> Grid:
+    x, y, z = axes(size)
+    return np.sqrt((np.sqrt(x**2 + z**2) - 0.55) ** 2 + y**2) - 0.22
+
+
+def volume(mesh: Mesh) -> float:
+    return float(component_volumes(mesh, face_components(mesh)).sum())
+
+
+def test_sphere_has_its_radius_place_and_volume() -> None:
+    mesh = extract(ball(48, (0.2, 0.1, -0.3), 0.5))
+    distances = np.linalg.norm(mesh.vertices - [0.2, 0.1, -0.3], axis=1)
+    assert np.abs(distances - 0.5).max() < 0.002
+    assert volume(mesh) == pytest.approx(4 / 3 * math.pi * 0.5**3, rel=0.01)
+    assert euler_number(mesh) == 2
+    assert defects(mesh) == ()
+
+
+def test_faces_and_normals_point_outward() -> None:
+    mesh = extract(ball(32, (0, 0, 0), 0.6))
+    centres = mesh.vertices[mesh.faces].mean(axis=1)
+    assert (np.einsum("ij,ij->i", face_cross(mesh), centres) > 0).all()
+    radial = mesh.vertices / np.linalg.norm(mesh.vertices, axis=1, keepdims=True)
+    assert np.einsum("ij,ij->i", vertex_normals(mesh), radial).min() > 0.99
+
+
+def test_torus_keeps_its_hole_through_decimation() -> None:
+    mesh = extract(torus(40))
+    assert euler_number(mesh) == 0
+    cleaned = clean(mesh, faces=800, speck_share=0.01).mesh
+    assert len(cleaned.faces) <= 800
+    assert euler_number(cleaned) == 0
+    assert volume(cleaned) == pytest.approx(2 * math.pi**2 * 0.55 * 0.22**2, rel=0.04)
+
+
+def test_tetrahedra_give_the_same_solid() -> None:
+    grid = ball(24, (0, 0, 0), 0.7)
+    mesh = march_tetrahedra(grid)
+    spacing = 2 / 23
+    assert euler_number(mesh) == 2
+    assert defects(mesh) == ()
+    assert volume(mesh) * spacing**3 == pytest.approx(4 / 3 * math.pi * 0.7**3, rel=0.02)
+
+
+def test_a_solid_that_reaches_the_border_is_closed() -> None:
+    mesh = extract(np.full((12, 12, 12), -0.1))
+    assert defects(mesh) == ()
+    assert np.abs(mesh.vertices).max() < 1 + 2 / 11
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_an_empty_or_broken_field_is_refused(value: float) -> None:
+    with pytest.raises(NumericalError, match=r"empty|finite"):
+        extract(np.full((8, 8, 8), value))
+
+
+def test_distances_of_exactly_zero_leave_no_degenerate_faces() -> None:
+    x, y, z = axes(17)
+    assert defects(extract(np.maximum(np.maximum(abs(x), abs(y)), abs(z)) - 0.5)) == ()
+
+
+def test_specks_and_hollows_go_and_large_parts_stay() -> None:
+    hollow = np.maximum(ball(48, (-0.3, 0, 0), 0.5), -ball(48, (-0.3, 0, 0), 0.25))
+    field = np.minimum(np.minimum(hollow, ball(48, (0.6, 0, 0), 0.3)), ball(48, (0.6, 0.7, 0.6), 0.07))
+    mesh = drop_specks(weld(extract(field)), 0.02)
+    volumes = np.sort(component_volumes(mesh, face_components(mesh)))
+    assert volumes == pytest.approx([4 / 3 * math.pi * 0.027, 4 / 3 * math.pi * 0.125], rel=0.03)
+
+
+def test_without_pymeshlab_open3d_decimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    cleaned = clean(extract(ball(32, (0, 0, 0), 0.6)), faces=500, speck_share=0.01)
+    assert cleaned.decimated_by == "open3d"
+    assert len(cleaned.mesh.faces) <= 500
+    assert defects(cleaned.mesh) == ()
+
+
+def test_a_small_mesh_is_left_alone() -> None:
+    mesh = extract(ball(12, (0, 0, 0), 0.5))
+    cleaned = clean(mesh, faces=10_000, speck_share=0.01)
+    assert cleaned.decimated_by == "none"
+    assert len(cleaned.mesh.faces) == len(mesh.faces)
+
+
+TETRAHEDRON = Mesh(
+    vertices=np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+    faces=np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]),
+)
+
+
+# Puts the copy's origin on the apex.
+ABOVE = np.array([0, 0, 1])
+
+
+def joined(other: npt.NDArray[np.float64]) -> Mesh:
+    """The tetrahedron and one with other vertices."""
+    return Mesh(
+        vertices=np.concatenate([TETRAHEDRON.vertices, other]), faces=np.concatenate([TETRAHEDRON.faces, TETRAHEDRON.faces + 4])
+    )
+
+
+def test_defects_are_named_and_counted() -> None:
+    vertices, faces = TETRAHEDRON.vertices, TETRAHEDRON.faces
+    assert defects(TETRAHEDRON) == ()
+    assert defects(Mesh(vertices=vertices, faces=faces[1:])) == ("3 open edges",)
+    assert defects(Mesh(vertices=vertices, faces=faces[:, ::-1])) == ("1 components wound inward",)
+    flipped = np.concatenate([faces[:1, ::-1], faces[1:]])
+    assert defects(Mesh(vertices=vertices, faces=flipped)) == ("3 edges between faces of opposite winding",)
+    assert defects(joined(vertices + ABOVE)) == ("1 vertices where surfaces touch",)
+    assert "degenerate" in defects(Mesh(vertices=vertices * [1, 1, 1e-14], faces=faces))[0]
+    assert defects(Mesh(vertices=vertices, faces=faces[:0])) == ("no faces",)
+
+
+def test_welding_joins_copies_and_drops_unused_vertices() -> None:
+    soup = Mesh(
+        vertices=np.concatenate([TETRAHEDRON.vertices[TETRAHEDRON.faces].reshape(-1, 3), [[9.0, 9, 9]]]),
+        faces=np.arange(12).reshape(4, 3),
+    )
+    welded = weld(soup)
+    assert len(welded.vertices) == 4
+    assert defects(soup) == ()
+
+
+def test_what_cannot_be_repaired_is_refused_by_name() -> None:
+    with pytest.raises(NumericalError, match="1 vertices where surfaces touch"):
+        clean(joined(TETRAHEDRON.vertices + ABOVE), faces=100, speck_share=0.0)
