@@ -53,7 +53,7 @@ image-%:
 
 .PHONY: bench
 bench: system $(VENV)/.installed ## Measure the numbers that the documentation gives
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@for file in benchmarks/[a-z]*.py; do name=$$(basename "$$file" .py); echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
 .PHONY: system
 system: ## Install the system libraries of open3d, or say which are missing
