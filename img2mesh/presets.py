@@ -9,9 +9,11 @@ from img2mesh.diffusion.config import SamplingConfig
 from img2mesh.errors import ArtifactError, InputError
 from img2mesh.manifests import Model, WeightsRef
 from img2mesh.mesh.config import ExportConfig
-from img2mesh.neus.config import FitConfig
+from img2mesh.neus.config import FitConfig, LossWeights
 
 WEIGHTS = Path(__file__).parent / "weights"
+# Generated views contradict one another: a smooth surface is the better compromise, and the picture's outline the surest fact.
+GENERATED = LossWeights(smoothness=3.0, normal=0.5, front_mask=8.0)
 
 
 class Preset(Model):
@@ -45,9 +47,9 @@ def compact() -> Preset:
         decoder=_shipped("decoder"),
         view_size_px=128,
         prepare=PrepareConfig(),
-        sampling=SamplingConfig(steps=12, guidance_scale=1.5),
-        coarse_neus=FitConfig(resolutions=(48, 96), max_steps=(200, 150)),
-        refit_neus=FitConfig(),
+        sampling=SamplingConfig(steps=1, guidance_scale=1.0),
+        coarse_neus=FitConfig(resolutions=(64,), max_steps=(200,), losses=GENERATED),
+        refit_neus=FitConfig(resolutions=(48, 96), max_steps=(250, 200), losses=GENERATED),
         export_mesh=ExportConfig(),
     )
 
@@ -58,9 +60,8 @@ def tiny() -> Preset:
         update={
             "name": "tiny",
             "summary": "the same weights with few steps and a coarse mesh: a first look in seconds",
-            "sampling": SamplingConfig(steps=2, guidance_scale=1.0),
-            "coarse_neus": FitConfig(resolutions=(32,), max_steps=(60,)),
-            "refit_neus": FitConfig(resolutions=(32, 64), max_steps=(60, 60)),
+            "coarse_neus": FitConfig(resolutions=(32,), max_steps=(60,), losses=GENERATED),
+            "refit_neus": FitConfig(resolutions=(32, 64), max_steps=(60, 60), losses=GENERATED),
             "export_mesh": ExportConfig(faces=4000, texture_px=256),
         }
     )

@@ -32,8 +32,8 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     latents = codec.get_tensors(store, inputs.source.latents)["colour"].float()
     front = autoencoder.pack_colour(plain.rgb[:1], plain.alpha[:1])[0]
     with torch.no_grad():
-        rgb, alpha = autoencoder.unpack_colour(network(latents, front, depth, plain.cameras))
-    rgb[0], alpha[0] = plain.rgb[0], plain.alpha[0]
+        decoded = autoencoder.unpack_colour(network(latents, front, depth, plain.cameras))
+    rgb, alpha = autoencoder.with_known(*decoded, torch.cat([plain.rgb[0], plain.alpha[:1]]))
     aligned = Views(cameras=plain.cameras, rgb=rgb, alpha=alpha, normals=plain.normals)
     return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
 

@@ -26,6 +26,10 @@ SMALLEST_COSINE = 0.05
 OPAQUE = 0.95
 # A vertex has a colour of its own from this much of coloured texels up.
 SMALLEST_SHARE = 0.1
+# Views are compared with the picture from this sum of weights of common texels up.
+SMALLEST_OVERLAP = 100.0
+# Variance of colours at which a gain is as likely as none.
+GAIN_PRIOR = 0.01
 # Of the mean colour on unseen vertices, against one neighbour.
 PULL = 1e-6
 
@@ -76,7 +80,7 @@ def bake(mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height w
     """
     texels = _rasterise(mesh, config.texture_px)
     scene = ray_scene(mesh.vertices, mesh.faces)
-    colours, weights = _blend_views(texels, scene, views, config)
+    generated, weights = _blend_views(texels, scene, views, config)
     front = _picture(
         views.cameras[[0]].resized(picture.shape[1], picture.shape[0]),
         picture[..., :3].astype(np.float32) / 255,
@@ -84,6 +88,7 @@ def bake(mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height w
     )
     seen, cosine, inside = _see(texels, scene, front)
     low, high = config.front_cosines
+    colours = _compensated(generated, seen, np.where((cosine > high) & (inside > 1), weights, 0.0))
     share = _smooth_step((cosine - low) / (high - low)) * (inside > 0)
     # Where nothing else has a colour, a flat look of the picture is better than none.
     share = np.where((weights <= 0) & (inside > 0) & (cosine > SMALLEST_COSINE), 1.0, share)[:, None]
@@ -109,9 +114,9 @@ def _rasterise(mesh: UnwrappedMesh, texture_px: int) -> _Texels:
 
 
 def _blend_views(texels: _Texels, scene: Any, views: Views, config: ExportConfig) -> tuple[Floats, Floats]:
-    """Mean colour [texel, 3] of the views that see each texel, and their weights' sum [texel], 0 where none does."""
+    """Mean colour [texel, 3] of the views but the front that see each texel, and their weights' sum, 0 where none does."""
     total, colours = np.zeros(len(texels.points)), np.zeros((len(texels.points), 3))
-    for index in range(len(views)):
+    for index in range(1, len(views)):
         alpha = views.alpha[index].numpy()
         over_white = views.rgb[index].movedim(0, -1).numpy()
         straight = (over_white - (1 - alpha[..., None])) / np.maximum(alpha[..., None], OPAQUE)
@@ -120,6 +125,27 @@ def _blend_views(texels: _Texels, scene: Any, views: Views, config: ExportConfig
         total += weight
         colours += weight[:, None] * seen
     return colours / np.maximum(total, 1e-12)[:, None], np.where(total > 1e-6, total, 0.0)
+
+
+def _compensated(generated: Floats, seen: Floats, overlap: Floats) -> Floats:
+    """Generated colours with the gain and offset of each channel that bring them closest to the picture where both look.
+
+    Args:
+        generated: [texel, 3].
+        seen: [texel, 3], what the picture shows.
+        overlap: [texel] weight of the texel in the comparison; 0 where not both see it.
+
+    Source: after Brown and Lowe, Automatic panoramic image stitching, 2007, section 6.
+    """
+    if overlap.sum() < SMALLEST_OVERLAP:
+        return generated
+    mean_generated, mean_seen = (np.average(values, axis=0, weights=overlap) for values in (generated, seen))
+    offsets = generated - mean_generated
+    covariance = np.average(offsets * (seen - mean_seen), axis=0, weights=overlap)
+    variance = np.average(offsets**2, axis=0, weights=overlap)
+    # Flat colours say nothing of a gain: it stays near 1.
+    gain = np.clip((covariance + GAIN_PRIOR) / (variance + GAIN_PRIOR), 0.5, 2.0)
+    return np.clip(mean_seen + gain * offsets, 0, 1)
 
 
 def _picture(

@@ -13,9 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from img2mesh.geometry.cameras import Cameras
+from img2mesh.geometry.cameras import VIEW_NAMES, Cameras
 from img2mesh.geometry.views import Views
 from img2mesh.models.checkpoint import load_weights
+
+
+BACK = VIEW_NAMES.index("back")
 
 
 def from_config(config: dict[str, Any]) -> AutoencoderKL:
@@ -92,8 +95,24 @@ def decode_views(
     rgb, alpha = unpack_colour(network.decode(latents["colour"].float()).sample)
     normals = unpack_normals(network.decode(latents["normal"].float()).sample)
     front = over_white(resize_rgba(front_rgba, cameras.width_px))
-    rgb[0], alpha[0] = front[:3], front[3]
+    rgb, alpha = with_known(rgb, alpha, front)
     return Views(cameras=cameras, rgb=rgb, alpha=alpha, normals=normals)
+
+
+def with_known(
+    rgb: Float[Tensor, "view 3 height width"],
+    alpha: Float[Tensor, "view height width"],
+    front: Float[Tensor, "4 height width"],
+) -> tuple[Float[Tensor, "view 3 height width"], Float[Tensor, "view height width"]]:
+    """Decoded views with what the picture over white settles: the front, and the outline of the back.
+
+    Through parallel rays an object's outline from behind is that from the front, mirrored.
+    """
+    rgb, alpha = rgb.clone(), alpha.clone()
+    rgb[0], alpha[0] = front[:3], front[3]
+    alpha[BACK] = front[3].flip(-1)
+    rgb[BACK] = torch.maximum(rgb[BACK], 1 - alpha[BACK])
+    return rgb, alpha
 
 
 def resize_rgba(rgba: Float[Tensor, "4 height width"], size_px: int) -> Float[Tensor, "4 size size"]:
