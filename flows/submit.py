@@ -51,7 +51,7 @@ class Request(Model):
         """
         if not paths:
             raise InputError("nothing was submitted: expected files, folders or s3://bucket/prefix")
-        if name is not None and safe_name(name, otherwise="") != name:
+        if name is not None and (not name or safe_name(name) != name):
             raise InputError(f"--name {name!r} cannot be a folder's name; try {safe_name(name, otherwise='batch')!r}")
         return cls(
             paths=tuple(paths),

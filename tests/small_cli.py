@@ -1,8 +1,8 @@
 """The real command line over six small stages that need no models: for tests of everything around the stages.
 
 Environment: SMALL_DELAY_S makes every stage take longer; SMALL_LOG names a file that gets a line for every stage that runs;
-SMALL_PLAIN=1 runs the stages in a loop instead of Prefect's flows. A picture whose name contains `numerical` fails in `coarse_neus`
-with seed 0; `transient` fails once in `multiview`; `bug` fails in `decode`, for a reason that is none of ours.
+SMALL_PLAIN=1 runs the stages in a loop instead of Prefect's flows. A picture whose name contains `numerical` fails in
+`coarse_neus` with seed 0; `transient` fails once in `multiview`; `bug` fails in `decode`, for a reason that is none of ours.
 """
 
 import io
@@ -126,7 +126,10 @@ STEPS: tuple[Step, ...] = (
         Stage(name="prepare", version=1, inputs=SourceImage, params=PlainParams, outputs=PreparedImage, run=prepare),
         PlainParams(),
     ),
-    (Stage(name="multiview", version=1, inputs=PreparedImage, params=Params, outputs=MultiviewLatents, run=multiview), Params()),
+    (
+        Stage(name="multiview", version=1, inputs=PreparedImage, params=Params, outputs=MultiviewLatents, run=multiview),
+        Params(),
+    ),
     (
         Stage(name="coarse_neus", version=1, inputs=MultiviewLatents, params=Params, outputs=CoarseGeometry, run=coarse_neus),
         Params(),

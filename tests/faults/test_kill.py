@@ -1,0 +1,80 @@
+"""Kill -9 at any moment, submit again: the same assets, at most the stage that was running once more, nothing half-written."""
+
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.command import broken_assets, contents, kill_at, picture, run, start
+
+PICTURES = 2
+STAGES = 6
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The batch as it is when nothing is killed."""
+    folder = tmp_path_factory.mktemp("reference")
+    inbox(folder)
+    assert run("submit", "in", cwd=folder, settings={"SMALL_PLAIN": "1"}).code == 0
+    return folder
+
+
+def inbox(folder: Path) -> None:
+    for number in range(PICTURES):
+        picture(folder / f"in/{number}.png", number)
+
+
+def recomputed(log: Path) -> int:
+    """How many stages ran more than once."""
+    counts = Counter(log.read_text().splitlines())
+    assert len(counts) == PICTURES * STAGES
+    return sum(counts.values()) - len(counts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(6))
+def test_killed_without_prefect_at_a_random_moment(tmp_path: Path, reference: Path, moment: int) -> None:
+    chance = random.Random(moment)
+    inbox(tmp_path)
+    log = tmp_path / "log"
+    settings = {"SMALL_PLAIN": "1", "SMALL_LOG": str(log), "SMALL_DELAY_S": "0.1"}
+    process = start("submit", "in", cwd=tmp_path, settings=settings)
+    kill_at(process, log, chance.randint(1, PICTURES * STAGES), chance.uniform(0, 0.2))
+    assert broken_assets(tmp_path / "assets") == []
+    assert run("submit", "in", cwd=tmp_path, settings={**settings, "SMALL_DELAY_S": "0"}).code == 0
+    assert recomputed(log) <= 1
+    assert contents(tmp_path / "assets") == contents(reference / "assets")
+    assert run("verify", cwd=tmp_path).code == 0
+
+
+@pytest.mark.slow
+def test_killed_in_prefect_leaves_no_server_behind(tmp_path: Path, reference: Path) -> None:
+    inbox(tmp_path)
+    log = tmp_path / "log"
+    process = start("submit", "in", cwd=tmp_path, settings={"SMALL_LOG": str(log), "SMALL_DELAY_S": "0.5"})
+    kill_at(process, log, 4, 0.2)
+    assert broken_assets(tmp_path / "assets") == []
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and servers_of(tmp_path):
+        time.sleep(0.2)
+    assert servers_of(tmp_path) == []
+    assert run("submit", "in", cwd=tmp_path, settings={"SMALL_LOG": str(log)}).code == 0
+    assert recomputed(log) <= 1
+    assert contents(tmp_path / "assets") == contents(reference / "assets")
+
+
+def servers_of(folder: Path) -> list[str]:
+    """Processes whose Prefect home is below the folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (place / "environ").read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(f"PREFECT_HOME={folder}") in environment:
+            found.append(place.name)
+    return found
