@@ -1,6 +1,6 @@
 """Time, memory and front scores of whole images in one process, warm after the first.
 
-`python -m benchmarks.pipeline examples/images`, or held-out objects: `python -m benchmarks.pipeline --objects OBJECTS --count 12`.
+`python -m benchmarks.pipeline examples/images`, or with `--objects OBJECTS --count 12` the fronts of held-out objects.
 """
 
 import argparse

@@ -17,7 +17,6 @@ from img2mesh.geometry.cameras import VIEW_NAMES, Cameras
 from img2mesh.geometry.views import Views
 from img2mesh.models.checkpoint import load_weights
 
-
 BACK = VIEW_NAMES.index("back")
 
 

@@ -1,8 +1,8 @@
 """The multi-view, cross-domain UNet: diffusers' UNet whose transformer blocks see six views and two domains at once.
 
 Batch layout along dimension 0: `[normal, colour] x object x view`, halves by domain; with guidance
-`[normal_uncond, normal_cond, colour_uncond, colour_cond]`, which has the same halves. Names and shapes of the parameters are those
-of the published checkpoint.
+`[normal_uncond, normal_cond, colour_uncond, colour_cond]`, which has the same halves. Names and shapes of the parameters are
+those of the published checkpoint.
 """
 
 from typing import Any
