@@ -91,7 +91,7 @@ def register(deployment: "RunnerDeployment") -> None:
 
 
 def _deployment(name: str, *, cron: str | None = None, parameters: Mapping[str, Any] | None = None) -> "RunnerDeployment":
-    from prefect.deployments.runner import EntrypointType
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.batch import batch
 

@@ -1,6 +1,7 @@
 """The one seam between manifests and bytes on one side, tensors on the other."""
 
 import io
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from img2mesh.errors import ArtifactError
 from img2mesh.geometry.cameras import VIEW_NAMES, Cameras
 from img2mesh.geometry.views import Views
-from img2mesh.manifests import Blob, CameraSpec
+from img2mesh.manifests import Blob, CameraSpec, Matrix4
 from img2mesh.storage import Store
 
 SAFETENSORS = "application/x-safetensors"
@@ -79,7 +80,7 @@ def specs_from_cameras(cameras: Cameras, names: tuple[str, ...] = VIEW_NAMES) ->
         CameraSpec(
             name=name,
             projection=cameras.projection,
-            world_from_camera=tuple(tuple(row) for row in cameras.world_from_camera[index].tolist()),
+            world_from_camera=cast("Matrix4", tuple(map(tuple, cameras.world_from_camera[index].tolist()))),
             focal_px=float(cameras.focal_px[index]),
             centre_px=(float(cameras.centre_px[index, 0]), float(cameras.centre_px[index, 1])),
             width_px=cameras.width_px,

@@ -57,4 +57,4 @@ def load(name: str, sha256: str) -> MultiviewGenerator:
     state, config = load_weights(name, sha256)
     network = MultiviewGenerator(config).eval().requires_grad_(requires_grad=False)
     network.load_state_dict(state)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # missing in torch's stubs
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

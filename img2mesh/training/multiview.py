@@ -207,7 +207,8 @@ def _generate(task: _Task, batch: _Encoded, steps: int) -> Float[Tensor, "row ch
         guidance_scale=1.0,
         seed=0,
     )
-    return task.vae.decode(latents / task.vae_config["scaling_factor"]).sample.cpu()
+    images: Tensor = task.vae.decode(latents / task.vae_config["scaling_factor"]).sample
+    return images.cpu()
 
 
 def _score(
