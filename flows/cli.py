@@ -87,7 +87,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _common(
+def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """A folder of pictures becomes textured meshes."""

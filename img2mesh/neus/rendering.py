@@ -46,6 +46,7 @@ class _ScanWithinRays(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, place: Tensor) -> Tensor:
+        """The running sums."""
         ctx.place = place
         total = values.clone()
         for step in _powers_of_two(place):
@@ -54,6 +55,7 @@ class _ScanWithinRays(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Running sums of the gradients, from the rays' ends."""
         total = gradients[0].clone()
         for step in reversed(_powers_of_two(ctx.place)):
             total[:-step] += torch.where(ctx.place[step:] >= step, total[step:], 0.0)

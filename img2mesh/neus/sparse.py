@@ -17,11 +17,13 @@ from torch import Tensor
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
+        """The product."""
         ctx.transpose = transpose
         return matrix @ values
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The gradients through the transpose."""
         return ctx.transpose @ gradients[0].contiguous(), None, None
 
 

@@ -118,9 +118,11 @@ class _State:
         return {name: value.item() for name, value in terms.items()}
 
     def averaged(self) -> "_Averaged":
+        """A context within which the network has the averaged weights."""
         return _Averaged(self)
 
     def save(self, path: Path) -> None:
+        """Write the checkpoint, whole or not at all."""
         moments = self.optimizer.state
         tensors = {f"model.{n}": p.detach() for n, p in self.parameters.items()} | {f"ema.{n}": e for n, e in self.ema.items()}
         for name, p in self.parameters.items():
@@ -133,6 +135,7 @@ class _State:
 
     @torch.no_grad()
     def restore(self, path: Path) -> None:
+        """Continue from a checkpoint, if there is one."""
         if not path.is_file():
             return
         with safe_open(path, "pt") as file:
