@@ -15,6 +15,7 @@ class ExportConfig(Model):
         mask_erosion_px: A generated view colours nothing nearer than this to its silhouette, in its own pixels.
         angle_power: A generated view counts by the cosine of its angle to the surface, to this power.
         front_cosines: From the first to the second cosine of its angle to the surface, the input picture takes over.
+        compensate: Whether the generated views' colours are fitted to the picture's where both see the surface.
         padding_px: Width of the colour that continues past the border of each chart.
         preview_px: Width of the preview sheet.
     """
@@ -25,5 +26,6 @@ class ExportConfig(Model):
     mask_erosion_px: float = Field(default=1.5, ge=0)
     angle_power: float = Field(default=8.0, gt=0)
     front_cosines: tuple[float, float] = (0.1, 0.4)
+    compensate: bool = True
     padding_px: int = Field(default=8, ge=1)
     preview_px: int = Field(default=1600, ge=400, le=8000)

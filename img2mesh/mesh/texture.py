@@ -88,7 +88,8 @@ def bake(mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height w
     )
     seen, cosine, inside = _see(texels, scene, front)
     low, high = config.front_cosines
-    colours = _compensated(generated, seen, np.where((cosine > high) & (inside > 1), weights, 0.0))
+    overlap = np.where((cosine > high) & (inside > 1), weights, 0.0)
+    colours = compensated(generated, seen, overlap) if config.compensate else generated
     share = _smooth_step((cosine - low) / (high - low)) * (inside > 0)
     # Where nothing else has a colour, a flat look of the picture is better than none.
     share = np.where((weights <= 0) & (inside > 0) & (cosine > SMALLEST_COSINE), 1.0, share)[:, None]
@@ -127,7 +128,7 @@ def _blend_views(texels: _Texels, scene: Any, views: Views, config: ExportConfig
     return colours / np.maximum(total, 1e-12)[:, None], np.where(total > 1e-6, total, 0.0)
 
 
-def _compensated(generated: Floats, seen: Floats, overlap: Floats) -> Floats:
+def compensated(generated: Floats, seen: Floats, overlap: Floats) -> Floats:
     """Generated colours with the gain and offset of each channel that bring them closest to the picture where both look.
 
     Args:

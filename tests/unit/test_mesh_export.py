@@ -20,11 +20,11 @@ from img2mesh.mesh.export import FORMATS, write_files
 from img2mesh.mesh.extract import extract
 from img2mesh.mesh.preview import sheet
 from img2mesh.mesh.render import bilinear, render
-from img2mesh.mesh.texture import bake
+from img2mesh.mesh.texture import bake, compensated
 from img2mesh.mesh.topology import Mesh, defects
 from img2mesh.mesh.uv import TexturedMesh, unwrap
 
-CONFIG = ExportConfig(faces=1500, texture_px=256, preview_px=480)
+CONFIG = ExportConfig(compensate=False, faces=1500, texture_px=256, preview_px=480)
 RADIUS = 0.6
 # No paint has blue in it, so that blue anywhere is the white behind the views.
 COLOURS = torch.tensor([[0.8, 0.1, 0], [0.8, 0.8, 0], [0.1, 0.8, 0], [0.1, 0.1, 0], [0.4, 0.1, 0], [0.4, 0.8, 0]])
@@ -82,6 +82,20 @@ def test_each_side_has_the_colour_of_its_view() -> None:
     seen = render(textured(), orbit(VIEW_AZIMUTHS_DEG, size_px=65)).rgb[:, 32, 32]
     assert seen[0] == pytest.approx(np.array(PAINT) / 255, abs=0.02)
     assert seen[2:5] == pytest.approx(COLOURS[2:5].numpy(), abs=0.1)
+
+
+def test_generated_colours_are_brought_to_the_pictures() -> None:
+    truth = np.random.default_rng(0).random((2000, 3))
+    washed_out = 0.3 + 0.7 * truth + [0.0, 0.1, -0.2]
+    overlap = (np.arange(2000) < 500).astype(float)
+    assert np.abs(compensated(washed_out, truth, overlap) - truth).max() < 0.05
+    assert np.array_equal(compensated(washed_out, truth, overlap * 0), washed_out)
+
+
+def test_flat_generated_colours_are_shifted_and_not_stretched() -> None:
+    grey = np.full((300, 3), 0.4)
+    green = np.tile([0.1, 0.6, 0.1], (300, 1))
+    assert np.allclose(compensated(grey, green, np.ones(300)), green)
 
 
 def test_no_background_bleeds_into_the_texture() -> None:
