@@ -44,7 +44,8 @@ def main() -> None:
     parser.add_argument("--preset", default="compact")
     parser.add_argument("--previews", type=Path, help="keep the preview sheets here")
     options = parser.parse_args()
-    files = [f for path in options.images for f in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    images = options.images or ([] if options.objects else [Path("examples/images")])
+    files = [f for path in images for f in (sorted(path.iterdir()) if path.is_dir() else [path])]
     pictures = [(f.stem, f.read_bytes()) for f in files] + (
         list(fronts(options.objects, options.count)) if options.objects else []
     )
