@@ -97,6 +97,8 @@ def _task_runner(job: Job, item: Item) -> RunStage:
                 return stage.result(inputs, params, job.store)
             except Exception as error:
                 caught.append(batches.as_ours(error))
+                if caught[-1] is error:
+                    raise
                 raise caught[-1] from error
 
         def again(*_: object) -> bool:

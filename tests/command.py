@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT_S = 500
+TIMEOUT_S = 250
 
 
 @dataclass(frozen=True)
