@@ -9,10 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from tests.command import picture, run  # noqa: E402 - the folder above has to be found first
+from command import picture, run
 
 
 def median_s(*arguments: str, small: bool, cwd: Path, code: int = 0, times: int = 5) -> float:

@@ -345,7 +345,8 @@ class S3Store(Store):
                 retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=60, signature_version="s3v4"
             )
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-            self._made = boto3.client("s3", config=config, region_name=region)
+            # A session of its own: boto3's shared one keeps the credentials of the first call, and is not for threads.
+            self._made = boto3.session.Session().client("s3", config=config, region_name=region)
         return self._made
 
     def read(self, key: str) -> bytes | None:
