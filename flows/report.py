@@ -29,6 +29,7 @@ EXPECTED_S = {
     "export_mesh": 15.0,
 }
 _UNKNOWN_S = 10.0
+_SHOWN_SCORES = ("front_iou", "front_psnr_db", "watertight", "faces")
 
 
 class Timing:
@@ -181,13 +182,14 @@ def rows_table(rows: "Sequence[Row]") -> "Table":
     from rich.table import Table
 
     table = Table(box=None)
-    names = sorted({name for row in rows for name in row.scores})[:4]
+    known = {name for row in rows for name in row.scores}
+    names = [name for name in _SHOWN_SCORES if name in known]
     for title in ("image", "status", *names):
         table.add_column(title, overflow="fold")
     table.add_column("time", justify="right")
     colours = {"published": "green", "refused": "yellow", "failed": "red"}
     for row in rows:
-        scores = [f"{row.scores[name]:.3g}" if name in row.scores else "" for name in names]
+        scores = [_number(row.scores[name]) if name in row.scores else "" for name in names]
         status = f"[{colours.get(row.status, 'white')}]{row.status}[/]"
         table.add_row(_plain(row.name), status, *scores, "" if row.seconds is None else duration(row.seconds))
     return table
@@ -207,7 +209,7 @@ def lineage_table(document: "AssetDocument", preview: str | None) -> "Renderable
         [one.name, one.version, one.key[:12], f"{one.seconds:.1f} s", ", ".join(one.weights), "; ".join(one.retries)]
         for one in document.stages
     ]
-    scores = [[name, f"{value:.4g}"] for name, value in sorted(document.scores.items())]
+    scores = [[name, _number(value)] for name, value in sorted(document.scores.items())]
     files = [[name, f"{blob.size_bytes / 1e3:.0f} kB", blob.sha256[:12]] for name, blob in sorted(document.files.items())]
     source = f"{document.input_file}, sha256 {document.input.sha256[:12]}, cut out by {document.matting}"
     made = f"img2mesh {document.tool_version}, preset {document.preset}, seed {document.seed}, AI-generated"
@@ -231,6 +233,10 @@ def findings_table(findings: "Sequence[Finding]") -> "Table":
 
 
 _BATCH_KEYS = ("name", "published", "refused", "failed")
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value.is_integer() else f"{value:.3f}"
 
 
 def _grid(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":

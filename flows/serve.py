@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.embedded import START_TIMEOUT_S, is_healthy, quiet_environment
 from img2mesh.errors import InputError, TransientError
+from img2mesh.storage import file_error
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -109,6 +110,10 @@ def _deployment(name: str, *, cron: str | None = None, parameters: Mapping[str, 
 
 def _environment(url: str) -> dict[str, str]:
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "img2mesh" / "prefect"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error(error, f"make the server's folder {home}") from error
     code = str(Path(__file__).resolve().parent.parent)
     paths = [code, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {

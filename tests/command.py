@@ -72,9 +72,16 @@ def wait(process: "subprocess.Popen[str]") -> Ended:
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process)
         raise
     return Ended(process.returncode, out, err)
+
+
+def kill_group(process: "subprocess.Popen[str]") -> None:
+    """Kill the command and its children that have not ended yet."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def run(
