@@ -94,7 +94,7 @@ def _task_runner(job: Job, item: Item) -> RunStage:
 
         def body() -> Result[Any]:
             try:
-                return stage.result(inputs, params, job.store)
+                return job.launch(stage, inputs, params, job.store)
             except Exception as error:
                 caught.append(batches.as_ours(error))
                 if caught[-1] is error:

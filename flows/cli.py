@@ -108,6 +108,7 @@ def submit(
         str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
     ] = "glb,obj",
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    isolate: Annotated[bool, typer.Option("--isolate", help="Run each stage in a process of its own: less memory.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn pictures into textured meshes.
@@ -119,7 +120,7 @@ def submit(
 
     request = Request.of(paths, assets=assets, store=store, name=name, preset=preset, formats=split_formats(formats), seed=seed)
     with _quiet_stdout():
-        report = _run(request)
+        report = _run(request, isolate=isolate)
     from flows.report import print_problems, print_report
 
     if as_json:
@@ -130,7 +131,8 @@ def submit(
     raise typer.Exit(report.exit_code)
 
 
-def _run(request: "Request") -> "Report":
+def _run(request: "Request", *, isolate: bool) -> "Report":
+    from flows.launch import in_process, in_subprocess
     from flows.reconstruct import stages_of
     from flows.report import Progress
     from flows.submit import submit as run_batch
@@ -138,7 +140,8 @@ def _run(request: "Request") -> "Report":
 
     pipeline = stages_of(presets.get(request.preset), seed=request.seed, formats=request.formats)
     with Progress([stage.name for stage, _ in pipeline], _console(stderr=True)) as progress:
-        return run_batch(request, pipeline, listen=progress, expect=progress.expect)
+        launch = in_subprocess if isolate else in_process
+        return run_batch(request, pipeline, listen=progress, expect=progress.expect, launch=launch)
 
 
 def split_formats(text: str) -> list[str]:

@@ -14,10 +14,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from flows.launch import environment as launched
 from img2mesh.errors import TransientError
 
 START_TIMEOUT_S = 120
@@ -39,23 +40,27 @@ def quiet_environment() -> None:
 
 
 @contextlib.contextmanager
-def prefect_api() -> Iterator[None]:
+def prefect_api() -> Iterator[Callable[[], None]]:
     """A Prefect API while the body runs: that of `PREFECT_API_URL`, or else a server of our own.
 
-    Raises:
-        TransientError: The server does not come up.
+    Returns:
+        A function that waits until the server answers, and raises TransientError if it does not come up.
     """
     quiet_environment()
     if os.environ.get("PREFECT_API_URL"):
-        yield
+        yield _nothing_to_wait_for
         return
-    with _home() as home, _server(home) as url:
+    with _home() as home, _server(home) as (url, wait):
         os.environ["PREFECT_HOME"] = str(home)
         os.environ["PREFECT_API_URL"] = url
         try:
-            yield
+            yield wait
         finally:
             del os.environ["PREFECT_API_URL"]
+
+
+def _nothing_to_wait_for() -> None:
+    """The server is somebody else's."""
 
 
 @contextlib.contextmanager
@@ -100,13 +105,13 @@ def _trim(home: Path) -> None:
 
 
 @contextlib.contextmanager
-def _server(home: Path) -> Iterator[str]:
+def _server(home: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """The server as a child that listens on a socket bound here: no other process can take its port."""
     with socket.socket() as listener, (home / "server.log").open("wb") as log:
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+        environment = {**launched(), "PREFECT_HOME": str(home), "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
         environment["PREFECT__SERVER_FINAL"] = "1"
         command = [sys.executable, "-m", "flows.embedded", str(listener.fileno()), str(os.getpid())]
         with subprocess.Popen(
@@ -114,8 +119,7 @@ def _server(home: Path) -> Iterator[str]:
         ) as server:
             listener.close()
             try:
-                _wait_until_healthy(url, server, home / "server.log")
-                yield url
+                yield url, lambda: _wait_until_healthy(url, server, home / "server.log")
             finally:
                 # Its database is scratch: there is nothing to wait for.
                 server.kill()

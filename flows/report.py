@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 # Seconds an image on two cores, to begin with; the batch's own times replace them as soon as there are any.
 EXPECTED_S = {
-    "prepare": 2.0,
-    "multiview": 20.0,
-    "coarse_neus": 15.0,
-    "decode": 10.0,
-    "refit_neus": 20.0,
-    "export_mesh": 15.0,
+    "prepare": 1.0,
+    "multiview": 4.0,
+    "coarse_neus": 7.0,
+    "decode": 2.0,
+    "refit_neus": 10.0,
+    "export_mesh": 7.0,
 }
 _UNKNOWN_S = 10.0
 _SHOWN_SCORES = ("front_iou", "front_psnr_db", "watertight", "faces")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.embedded import START_TIMEOUT_S, is_healthy, quiet_environment
+from flows.launch import environment as launched
 from img2mesh.errors import InputError, TransientError
 from img2mesh.storage import file_error
 
@@ -114,14 +115,11 @@ def _environment(url: str) -> dict[str, str]:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise file_error(error, f"make the server's folder {home}") from error
-    code = str(Path(__file__).resolve().parent.parent)
-    paths = [code, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         "PREFECT_HOME": str(home),
-        **os.environ,
+        **launched(),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_UI_API_URL": url,
-        "PYTHONPATH": os.pathsep.join(paths),
     }
 
 

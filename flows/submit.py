@@ -12,6 +12,7 @@ from typing import Any
 import img2mesh
 from flows.assets import AssetDocument, Assets, BatchDocument, Row, open_assets, pretty_json
 from flows.inbox import Inbox, Item, batch_name, collect, safe_name
+from flows.launch import Launch, in_process
 from flows.reconstruct import Event, Listen, Reconstruction, RunStage, Step, Walk, find_done
 from img2mesh.errors import ArtifactError, Img2MeshError, InputError, TransientError
 from img2mesh.manifests import Model, SourceImage
@@ -159,6 +160,7 @@ class Job:
     store: Store
     assets: Assets
     listen: Listen
+    launch: Launch = in_process
     tracebacks: list[str] = field(default_factory=list)
 
     def walk(self, item: Item, run_stage: RunStage) -> Walk:
@@ -194,9 +196,11 @@ def in_prefect(job: Job, items: Sequence[Item]) -> list[Outcome]:
     """Compute the images in Prefect's flow `batch`, on the server of `PREFECT_API_URL` or on the embedded one."""
     from flows.embedded import prefect_api
 
-    with prefect_api():
+    with prefect_api() as wait_until_it_answers:
+        # Importing Prefect and starting its server take seconds each: they do so side by side.
         from flows.batch import run_as_flow
 
+        wait_until_it_answers()
         return run_as_flow(job, items)
 
 
@@ -210,6 +214,7 @@ def submit(
     *,
     listen: Listen = ignore,
     expect: Callable[[int], None] = ignore,
+    launch: Launch = in_process,
     run_pending: RunPending = in_prefect,
 ) -> Report:
     """Reconstruct and publish every image of the request.
@@ -219,6 +224,7 @@ def submit(
         pipeline: The stages with their parameters, in order.
         listen: Is told what happens while it happens.
         expect: Is told how many images are still to be computed, before the first is.
+        launch: Runs one stage, here or elsewhere.
         run_pending: Computes the images that are not yet done.
 
     Raises:
@@ -229,7 +235,7 @@ def submit(
     store, assets = open_store(request.store), open_assets(request.assets)
     assets.check_writable()
     inbox = collect(request.paths, store, exclude=(request.assets, request.store))
-    job = Job(request=request, pipeline=pipeline, store=store, assets=assets, listen=listen)
+    job = Job(request=request, pipeline=pipeline, store=store, assets=assets, listen=listen, launch=launch)
     outcomes = {item.name: outcome for item in inbox.items if (outcome := _settle(job, item)) is not None}
     pending = [item for item in inbox.items if item.name not in outcomes]
     if pending:
