@@ -1,6 +1,6 @@
 """The tiny preset on an example picture: its numbers, stage by stage, and byte-identical meshes.
 
-`python -m tests.golden.test_tiny` records the numbers anew, when the weights or a stage's version have changed.
+`PYTHONPATH=. python tests/golden/test_tiny.py` records the numbers anew, when the weights or a stage's version have changed.
 """
 
 import json
