@@ -119,8 +119,13 @@ def submit(
     from flows.submit import Request
 
     request = Request.of(paths, assets=assets, store=store, name=name, preset=preset, formats=split_formats(formats), seed=seed)
-    with _quiet_stdout():
-        report = _run(request, isolate=isolate)
+    try:
+        with _quiet_stdout():
+            report = _run(request, isolate=isolate)
+    except Img2MeshError as error:
+        if as_json:
+            _print_json({"kind": "error/v1", "error": type(error).__name__, "reason": str(error), "exit_code": error.exit_code})
+        raise
     from flows.report import print_problems, print_report
 
     if as_json:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from flows.inbox import local_path
 from flows.reconstruct import Event
 from flows.submit import Report, one_line
 
@@ -75,6 +76,7 @@ class Progress:
         self._timing = Timing(stages)
         self._cells: dict[str, dict[str, str]] = {}
         self._running: tuple[str, str, float] | None = None
+        self._current = ""
         self._images = 0
         self._live: Live | None = None
 
@@ -83,7 +85,7 @@ class Progress:
         if self._console.is_terminal:
             from rich.live import Live
 
-            self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=4, transient=True)
+            self._live = Live(get_renderable=self.table, console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 
@@ -93,12 +95,13 @@ class Progress:
             self._live.stop()
 
     def expect(self, images: int) -> None:
-        """Say how many images there are in all."""
-        self._images = images
+        """Say how many images are still to be computed; those heard of so far were found done."""
+        self._images = len(self._cells) + images
 
     def __call__(self, event: Event) -> None:
         """Take the event in and show it."""
         cells = self._cells.setdefault(event.image, {})
+        self._current = event.image
         if event.phase == "start":
             self._running = (event.image, event.stage, time.monotonic())
         elif event.phase == "retry":
@@ -114,12 +117,8 @@ class Progress:
 
     def left_s(self) -> float:
         """Seconds until the batch is done, as far as can be told."""
-        begun = [name for name, cells in self._cells.items() if not self._is_done(cells)]
         waiting = max(self._images - len(self._cells), 0) * self._timing.left_s(None)
-        return waiting + sum(self._left_of(name) for name in begun)
-
-    def _is_done(self, cells: dict[str, str]) -> bool:
-        return self._stages[-1] in cells
+        return waiting + (self._left_of(self._current) if self._current else 0.0)
 
     def _left_of(self, image: str) -> float:
         if self._running is not None and self._running[0] == image:
@@ -131,7 +130,8 @@ class Progress:
         if self._live is None or always:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _table(self) -> "RenderableType":
+    def table(self) -> "RenderableType":
+        """The images with their stages as they are now."""
         from rich.spinner import Spinner
         from rich.table import Table
 
@@ -143,6 +143,9 @@ class Progress:
             for stage in self._stages:
                 busy = self._running is not None and self._running[:2] == (image, stage)
                 row.append(Spinner("dots", text=self._running_for()) if busy else cells.get(stage, ""))
+            if image != self._current and len(cells) < len(self._stages):
+                # The batch has gone on without it: the reason follows when the batch ends.
+                row[1 + len(cells)] = "[red]stopped[/]"
             table.add_row(*row)
         return table
 
@@ -165,7 +168,9 @@ def print_report(report: Report, console: "Console") -> None:
     work = f"{report.stages(cached=False)} stages computed, {report.stages(cached=True)} found done"
     ignored = f"; {report.ignored} other files in the folders left alone" if report.ignored else ""
     console.print(f"{', '.join(counts)} in {duration(report.seconds)}: {work}{ignored}", markup=False, highlight=False)
-    console.print(f"{report.assets_uri}/{report.request.name}", markup=False, highlight=False, soft_wrap=True)
+    folder = local_path(report.assets_uri)
+    place = f"{folder or report.assets_uri}/{report.request.name}"
+    console.print(place, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_problems(report: Report) -> None:

@@ -2,16 +2,19 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from flows.assets import AssetDocument, open_assets
 from flows.cli import split_formats
 from flows.inbox import Inbox, batch_name, collect, safe_name
 from flows.reconstruct import Event, Walk, failure_key, find_done
-from flows.report import Timing, duration
+from flows.report import Progress, Timing, duration
 from flows.submit import Job, Outcome, Report, Request, submit
 from flows.verify import damages
 from img2mesh.errors import ArtifactError, InputError, NumericalError, TransientError
@@ -150,8 +153,6 @@ def test_formats_are_sorted_each_once_and_always_with_glb() -> None:
 
 
 def walk(store: Store, name: str, events: list[Event] | None = None, *, seed: int = 0) -> Walk:
-    from io import BytesIO
-
     buffer = BytesIO()
     Image.new("RGBA", (4, 4)).save(buffer, "PNG")
     return Walk(
@@ -201,8 +202,6 @@ def test_a_numerical_error_of_a_stage_without_a_seed_goes_back_to_the_nearest_wi
             raise NumericalError("no surface")
         return stage.run(inputs, params, store)
 
-    from dataclasses import replace
-
     pipeline[5] = (replace(stage, run=picky), params)
     done = replace(walk(store, "owl"), pipeline=pipeline)()
     assert [passed.record.params.get("seed") for passed in done.passed] == [None, 0, 0, 0, 1, None]
@@ -210,8 +209,6 @@ def test_a_numerical_error_of_a_stage_without_a_seed_goes_back_to_the_nearest_wi
 
 
 def test_a_second_numerical_error_ends_the_image_and_is_computed_again_next_time(store: Store) -> None:
-    from dataclasses import replace
-
     pipeline = steps(seed=0)
     stage, params = pipeline[2]
     runs: list[int] = []
@@ -238,8 +235,6 @@ def test_a_blob_that_rots_on_the_way_is_computed_anew_once(store: Store) -> None
             store.write(blob_key(prepared.views), b"rotten")
             raise ArtifactError("views are rotten")
         return stage.result(inputs, params, store)  # type: ignore[attr-defined]
-
-    from dataclasses import replace
 
     done = replace(walk(store, "owl"), run_stage=run)()
     assert [passed.cached for passed in done.passed] == [True, True, False, True, True, True]
@@ -392,3 +387,23 @@ def test_an_asset_document_survives_being_written(tmp_path: Path) -> None:
     submitted(tmp_path, picture(tmp_path / "owl.png"))
     document = open_assets(str(tmp_path / "assets")).document("birds", "owl")
     assert AssetDocument.model_validate_json(document.model_dump_json()) == document
+
+
+def test_progress_says_what_happens_and_how_long_it_will_take() -> None:
+    out = StringIO()
+    progress = Progress(["prepare", "decode"], Console(file=out, width=100))
+    with progress:
+        progress(Event(image="done", stage="prepare", phase="cached", seconds=1.0))
+        progress(Event(image="done", stage="decode", phase="cached", seconds=1.0))
+        progress.expect(2)
+        progress(Event(image="owl", stage="prepare", phase="start"))
+        progress(Event(image="owl", stage="prepare", phase="done", seconds=4.0))
+        # Two seconds of decoding for this one, four and two for the next.
+        assert progress.left_s() == pytest.approx(2 + 4 + 2)
+        progress(Event(image="cat", stage="prepare", phase="start"))
+        progress(Event(image="cat", stage="prepare", phase="retry", detail="the network went away"))
+    assert out.getvalue().splitlines() == ["owl: prepare 4.0 s", "cat: prepare: the network went away"]
+    live = StringIO()
+    Console(file=live, width=100).print(progress.table())
+    rows = [line.split() for line in live.getvalue().splitlines()]
+    assert rows[1:4] == [["done", "found", "found"], ["owl", "4.0", "s", "stopped"], ["cat", *rows[3][1:]]]
