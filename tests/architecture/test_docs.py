@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").rglob("*.md"))
-NAMED_FILE = re.compile(r"`((?:tests|img2mesh|stages|flows|infra|containers|docs|benchmarks)/[\w./-]+\.\w+)`")
+NAMED_FILE = re.compile(r"`((?:tests|img2mesh|stages|flows|infra|containers|docs|benchmarks)/[\w./-]+\.\w+)(?:::\w+)?`")
+NAMED_TEST = re.compile(r"`(tests/[\w./-]+\.py)::(\w+)`")
 
 
 def _name(path: Path) -> str:
@@ -21,6 +22,12 @@ def test_links_and_files_exist(path: Path) -> None:
     assert [target for target in sorted(links) if target and not (path.parent / target).exists()] == []
     named = {name for name in NAMED_FILE.findall(text) if "NAME" not in name}
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+def test_named_tests_exist(path: Path) -> None:
+    named = NAMED_TEST.findall(path.read_text(encoding="utf-8"))
+    assert [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8")] == []
 
 
 def test_every_decision_is_listed() -> None:

@@ -112,6 +112,24 @@ def test_matrices_say_from_where_to_where() -> None:
     assert [f"{path} {name}" for path, name in sorted(names) if name.lower() in BANNED_MATRICES] == []
 
 
+def test_nothing_is_pickled() -> None:
+    unsafe = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    importing = [
+        f"{path}:{node.lineno}"
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom) and unsafe & set(_imported(node))
+    ]
+    loading = [
+        f"{path}:{node.lineno}"
+        for path, tree in _trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+        if "weights_only=True" not in ast.unparse(node)
+    ]
+    assert (importing, loading) == ([], [])
+
+
 def test_each_stage_runs_alone() -> None:
     import stages
 
