@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -69,11 +69,9 @@ def main() -> None:
     except OSError as error:
         ours = file_error(error, f"use {error.filename}" if error.filename else "go on")
         _end(str(ours), ours.exit_code)
-    except KeyboardInterrupt:
-        _end("interrupted; finished stages are kept, submit again to go on", _INTERRUPTED)
 
 
-def _end(message: str, code: int) -> None:
+def _end(message: str, code: int) -> NoReturn:
     print(f"img2mesh: {message}", file=sys.stderr)
     sys.exit(code)
 
@@ -126,6 +124,8 @@ def submit(
         if as_json:
             _print_json({"kind": "error/v1", "error": type(error).__name__, "reason": str(error), "exit_code": error.exit_code})
         raise
+    except KeyboardInterrupt:
+        _end("interrupted; finished stages are kept, submit again to go on", _INTERRUPTED)
     from flows.report import print_problems, print_report
 
     if as_json:

@@ -80,9 +80,20 @@ def _weights() -> Iterator[Finding]:
     files = sorted(file for folder in folders for file in folder.glob("*.safetensors"))
     if not files:
         yield Finding(what="weights", found="none are installed: install img2mesh again", ok=False)
+    listed = {name: digest for folder in folders for digest, name in _listed_digests(folder)}
     for file in files:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        yield Finding(what="weights", found=f"{file.name} sha256 {digest[:16]}, {file.stat().st_size / 1e6:.1f} MB")
+        whole = listed.get(file.name) == digest
+        advice = "" if whole else "; not the digest in SHA256SUMS: install img2mesh again"
+        size_mb = file.stat().st_size / 1e6
+        yield Finding(what="weights", found=f"{file.name} sha256 {digest[:16]}, {size_mb:.1f} MB{advice}", ok=whole)
+
+
+def _listed_digests(folder: Path) -> Iterator[tuple[str, str]]:
+    listing = folder / "SHA256SUMS"
+    for line in listing.read_text(encoding="ascii").splitlines() if listing.exists() else ():
+        digest, name = line.split(maxsplit=1)
+        yield digest, name.lstrip("*")
 
 
 def _matting() -> Finding:

@@ -2,13 +2,14 @@
 
 import os
 import random
+import signal
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.command import broken_assets, contents, kill_at, picture, run, start
+from tests.command import broken_assets, contents, kill_at, picture, run, start, wait
 
 PICTURES = 2
 STAGES = 6
@@ -78,3 +79,20 @@ def servers_of(folder: Path) -> list[str]:
         if os.fsencode(f"PREFECT_HOME={folder}") in environment:
             found.append(place.name)
     return found
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_line_and_the_next_submit_goes_on(tmp_path: Path) -> None:
+    inbox(tmp_path)
+    log = tmp_path / "log"
+    process = start("submit", "in", "--json", cwd=tmp_path, settings={"SMALL_LOG": str(log), "SMALL_DELAY_S": "1"})
+    while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    ended = wait(process)
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err.splitlines()[-1].startswith("img2mesh: interrupted; finished stages are kept")
+    assert "Traceback" not in ended.err
+    assert broken_assets(tmp_path / "assets") == []
+    assert run("submit", "in", cwd=tmp_path, settings={"SMALL_LOG": str(log), "SMALL_PLAIN": "1"}).code == 0
+    assert recomputed(log) <= 1
