@@ -49,7 +49,7 @@ def compact() -> Preset:
         prepare=PrepareConfig(),
         sampling=SamplingConfig(steps=1, guidance_scale=1.0),
         coarse_neus=FitConfig(resolutions=(64,), max_steps=(200,), losses=GENERATED),
-        refit_neus=FitConfig(resolutions=(48, 96), max_steps=(250, 200), losses=GENERATED),
+        refit_neus=FitConfig(resolutions=(48, 128), max_steps=(250, 200), losses=GENERATED),
         export_mesh=ExportConfig(),
     )
 
