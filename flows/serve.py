@@ -140,16 +140,17 @@ def _child(arguments: list[str], environment: Mapping[str, str]) -> Iterator["su
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """A polite termination ends like Ctrl-C."""
+    """A polite termination ends like Ctrl-C, which also works where a shell started this in the background and ignores it."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
