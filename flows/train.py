@@ -5,7 +5,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Train the compact family on rendered views; repeat a command to resume it.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Train the compact family on rendered views; repeat a command to resume it.",
+)
 
 Views = Annotated[Path, typer.Argument(metavar="VIEWS", help="Folder written by img2mesh data render.")]
 Out = Annotated[Path, typer.Option(help="Folder of the checkpoint, the log, the sample sheets and the weights.")]
@@ -20,7 +24,7 @@ def vae(views: Views, out: Out = Path("runs/vae"), steps: Steps = 1600, seed: Se
     from img2mesh.training.loop import LoopConfig
     from img2mesh.training.vae import VaeConfig, train_vae
 
-    loop = LoopConfig(steps=steps, lr=1e-3, seed=seed)
+    loop = LoopConfig(steps=steps, seed=seed)
     _finish(train_vae(views, out, VaeConfig(loop=loop), device=_device()))
 
 
@@ -30,7 +34,7 @@ def multiview(views: Views, vae: Vae, out: Out = Path("runs/multiview"), steps: 
     from img2mesh.training.loop import LoopConfig
     from img2mesh.training.multiview import MultiviewConfig, train_multiview
 
-    loop = LoopConfig(steps=steps, lr=4e-4, warmup_steps=200, seed=seed)
+    loop = LoopConfig(steps=steps, seed=seed)
     _finish(train_multiview(views, vae, out, MultiviewConfig(loop=loop), device=_device()))
 
 
@@ -40,7 +44,7 @@ def decoder(views: Views, vae: Vae, out: Out = Path("runs/decoder"), steps: Step
     from img2mesh.training.decoder import DecoderConfig, train_decoder
     from img2mesh.training.loop import LoopConfig
 
-    loop = LoopConfig(steps=steps, lr=4e-4, warmup_steps=50, seed=seed)
+    loop = LoopConfig(steps=steps, seed=seed)
     _finish(train_decoder(views, vae, out, DecoderConfig(loop=loop), device=_device()))
 
 

@@ -62,7 +62,7 @@ def tiny() -> Preset:
             "summary": "the same weights with few steps and a coarse mesh: a first look in seconds",
             "coarse_neus": FitConfig(resolutions=(32,), max_steps=(60,), losses=GENERATED),
             "refit_neus": FitConfig(resolutions=(32, 64), max_steps=(60, 60), losses=GENERATED),
-            "export_mesh": ExportConfig(faces=4000, texture_px=256),
+            "export_mesh": ExportConfig(resolution=96, faces=4000, texture_px=256),
         }
     )
 

@@ -10,6 +10,7 @@ from img2mesh.storage import Store
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from img2mesh.geometry.cameras import Cameras
     from img2mesh.mesh.topology import Mesh
@@ -26,16 +27,16 @@ MEDIA_TYPES = {
 
 
 class Params(Model):
-    """Everything that changes the bytes of the output; the seed does not, but a retry needs a key of its own."""
+    """Everything that changes the bytes of the output."""
 
     config: ExportConfig = ExportConfig()
     formats: tuple[str, ...] = ("glb", "obj")
-    seed: int = 0
 
     @classmethod
     def of(cls, preset: Preset, *, seed: int, formats: tuple[str, ...] = ("glb", "obj")) -> "Params":
-        """The preset's parameters with a seed and the formats to write."""
-        return cls(config=preset.export_mesh, formats=formats, seed=seed)
+        """The preset's parameters with the formats to write; nothing here is random."""
+        del seed
+        return cls(config=preset.export_mesh, formats=formats)
 
 
 def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
@@ -43,7 +44,7 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     from pathlib import PurePosixPath
 
     from img2mesh import codec
-    from img2mesh.mesh.clean import clean
+    from img2mesh.mesh.clean import Silhouette, clean
     from img2mesh.mesh.export import check_formats, png, write_files
     from img2mesh.mesh.extract import extract
     from img2mesh.mesh.preview import sheet
@@ -54,8 +55,9 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     specs = inputs.source.source.source.cameras
     views = codec.get_views(store, inputs.source.views, specs)
     picture = codec.get_rgba(store, inputs.source.source.source.source.image)
-    surface = extract(codec.get_tensors(store, inputs.field)["sdf"].numpy())
-    cleaned = clean(surface, faces=params.config.faces, speck_share=params.config.speck_share)
+    surface = extract(_refined(codec.get_tensors(store, inputs.field)["sdf"], views.cameras, picture, params.config))
+    shown = Silhouette(camera=views.cameras[[0]], alpha=picture[..., 3])
+    cleaned = clean(surface, faces=params.config.faces, speck_share=params.config.speck_share, picture=shown)
     textured = bake(unwrap(cleaned.mesh, params.config.texture_px), views, picture, params.config)
     files = write_files(textured, params.formats, _provenance(inputs, cleaned.decimated_by))
     names = [spec.name for spec in specs]
@@ -65,6 +67,19 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
         files={name: store.put_blob(data, MEDIA_TYPES[PurePosixPath(name).suffix]) for name, data in files.items()},
         scores={**_mesh_scores(cleaned.mesh), **_front_scores(textured, views.cameras[[0]], picture)},
     )
+
+
+def _refined(sdf: "Tensor", cameras: "Cameras", picture: "np.ndarray", config: ExportConfig) -> "np.ndarray":
+    """The field on the finer grid of the extraction, cut and bridged to the picture's own outline."""
+    import torch
+
+    from img2mesh.neus.grid import resampled
+    from img2mesh.neus.silhouette import match_outline
+
+    alpha = torch.from_numpy(picture[..., 3].copy()).float()[None] / 255
+    # Two pixels a voxel place the outline within the voxel.
+    [small] = torch.nn.functional.adaptive_avg_pool2d(alpha, min(2 * config.resolution, alpha.shape[-1]))
+    return match_outline(resampled(sdf, config.resolution), cameras, small).numpy()
 
 
 def _provenance(inputs: Surface, decimated_by: str) -> dict[str, str | bool]:
@@ -109,7 +124,7 @@ def _front_scores(textured: "TexturedMesh", front: "Cameras", picture: "np.ndarr
     }
 
 
-STAGE = Stage(name="export_mesh", version=1, inputs=Surface, params=Params, outputs=MeshAsset, run=run)
+STAGE = Stage(name="export_mesh", version=2, inputs=Surface, params=Params, outputs=MeshAsset, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

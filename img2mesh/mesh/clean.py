@@ -5,9 +5,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from img2mesh.errors import NumericalError
-from img2mesh.mesh.topology import Mesh, compacted, component_volumes, defects, face_components, weld
+from img2mesh.geometry.cameras import Cameras, rays
+from img2mesh.mesh.render import ray_scene, tensor
+from img2mesh.mesh.topology import Ints, Mesh, compacted, component_volumes, defects, face_components, weld
+
+# A part that covers this share of the picture's foreground alone is no speck, however little its volume.
+SHOWN_SHARE = 0.0005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silhouette:
+    """What a picture covers.
+
+    Attributes:
+        camera: One view.
+        alpha: [height, width], 0 to 255; foreground from 128 on.
+    """
+
+    camera: Cameras
+    alpha: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,17 +37,17 @@ class Cleaned:
     decimated_by: str
 
 
-def clean(mesh: Mesh, *, faces: int, speck_share: float) -> Cleaned:
+def clean(mesh: Mesh, *, faces: int, speck_share: float, picture: Silhouette | None = None) -> Cleaned:
     """The mesh without specks, hollows and degenerate faces, of about `faces` triangles or fewer.
 
     Args:
         faces: Budget; exceeded only when no decimation to it leaves a sound mesh.
-        speck_share: Components with less than this share of the largest one's volume are dropped, and so are inner walls.
+        speck_share: See `drop_specks`, as for `picture`.
 
     Raises:
         NumericalError: The mesh is not closed, no 2-manifold or not wound outward, whatever is tried.
     """
-    whole = drop_specks(weld(mesh), speck_share)
+    whole = drop_specks(weld(mesh), speck_share, picture)
     for candidate, name in _candidates(whole, faces):
         rounded = weld(_in_single_precision(candidate))
         if not defects(rounded):
@@ -37,12 +56,35 @@ def clean(mesh: Mesh, *, faces: int, speck_share: float) -> Cleaned:
     raise NumericalError(f"the mesh must be watertight and a 2-manifold, found {found}: try another seed")
 
 
-def drop_specks(mesh: Mesh, share: float) -> Mesh:
-    """The mesh without components of less than a share of the largest volume, and without the walls of inner hollows."""
+def drop_specks(mesh: Mesh, share: float, picture: Silhouette | None = None) -> Mesh:
+    """The mesh without specks and without the walls of inner hollows.
+
+    Args:
+        share: A speck has less than this share of the largest component's volume,
+        picture: and covers no foreground of this picture that would be bare without it.
+    """
     components = face_components(mesh)
     volumes = component_volumes(mesh, components)
     keep = (volumes > 0) & (volumes >= share * volumes.max())
+    candidates = volumes > 0
+    if picture and (candidates & ~keep).any():
+        hit = _components_on_rays(mesh, components, candidates, picture)
+        bare = _components_on_rays(mesh, components, keep, picture) < 0
+        pixels = np.bincount(hit[bare & (hit >= 0)], minlength=len(volumes))
+        keep |= candidates & (pixels >= SHOWN_SHARE * len(hit))
     return compacted(Mesh(vertices=mesh.vertices, faces=mesh.faces[keep[components]]))
+
+
+def _components_on_rays(mesh: Mesh, components: Ints, chosen: npt.NDArray[np.bool_], picture: Silhouette) -> Ints:
+    """For each foreground pixel the first of the chosen components that its ray meets, or -1."""
+    chosen_faces = chosen[components]
+    scene = ray_scene(mesh.vertices, mesh.faces[chosen_faces])
+    foreground = picture.alpha >= 128
+    origins, directions = rays(picture.camera.resized(foreground.shape[1], foreground.shape[0]))
+    bundle = np.concatenate([origins[0].numpy()[foreground], directions[0].numpy()[foreground]], axis=-1)
+    hits = scene.cast_rays(tensor(bundle.astype(np.float32)))["primitive_ids"].numpy()
+    miss = hits == np.iinfo(hits.dtype).max
+    return np.where(miss, -1, components[chosen_faces][np.where(miss, 0, hits)])
 
 
 def _candidates(mesh: Mesh, faces: int) -> Iterator[tuple[Mesh, str]]:
@@ -63,7 +105,7 @@ def _decimate_with_pymeshlab(mesh: Mesh, faces: int) -> Mesh:
     meshes = pymeshlab.MeshSet()
     meshes.add_mesh(pymeshlab.Mesh(mesh.vertices, mesh.faces.astype(np.int32)))
     meshes.meshing_decimation_quadric_edge_collapse(
-        targetfacenum=faces, qualitythr=0.5, preservenormal=True, preservetopology=True, planarquadric=True
+        targetfacenum=faces, qualitythr=0.3, preservenormal=True, preservetopology=True
     )
     result = meshes.current_mesh()
     return Mesh(vertices=result.vertex_matrix().astype(np.float64), faces=result.face_matrix().astype(np.int64))

@@ -9,9 +9,11 @@ class ExportConfig(Model):
     """Parameters of extraction, repair, texture and preview.
 
     Attributes:
+        resolution: Corners along each side of the grid of extraction, on which the picture's outline is cut exactly.
         faces: Budget of triangles after decimation.
         texture_px: Side of the square texture.
-        speck_share: Components with less than this share of the largest one's volume are dropped.
+        speck_share: Components with less than this share of the largest one's volume are dropped,
+            unless the picture shows them.
         mask_erosion_px: A generated view colours nothing nearer than this to its silhouette, in its own pixels.
         angle_power: A generated view counts by the cosine of its angle to the surface, to this power.
         front_cosines: From the first to the second cosine of its angle to the surface, the input picture takes over.
@@ -20,6 +22,7 @@ class ExportConfig(Model):
         preview_px: Width of the preview sheet.
     """
 
+    resolution: int = Field(default=192, ge=16, le=512)
     faces: int = Field(default=20_000, ge=100, le=2_000_000)
     texture_px: int = Field(default=1024, ge=64, le=8192)
     speck_share: float = Field(default=0.005, ge=0, lt=1)

@@ -18,7 +18,7 @@ from img2mesh.neus.hull import Hull, build_hull, with_room
 from img2mesh.neus.losses import Targets
 from img2mesh.neus.rendering import sample_weights
 from img2mesh.neus.sampling import corners, march
-from img2mesh.neus.silhouette import cover_front
+from img2mesh.neus.silhouette import match_outline
 from img2mesh.neus.sparse import LinearMap, from_rows, sum_of_groups
 from img2mesh.neus.surface import Surface
 
@@ -102,8 +102,8 @@ def fit(views: Views, config: FitConfig, *, seed: int) -> Surface:
         sdf = start if change is None else start + resampled(change, resolution)
         sdf = _fit_level(level, torch.maximum(sdf, front), generator)
         change = sdf - start
-    covered = cover_front(torch.maximum(sdf, front), views.cameras, views.alpha[0])
-    return Surface(sdf=covered, inv_std=config.sharpness[1] / spacing(covered.shape[0])).checked()
+    matched = match_outline(sdf, views.cameras, views.alpha[0])
+    return Surface(sdf=matched, inv_std=config.sharpness[1] / spacing(matched.shape[0])).checked()
 
 
 def _owned(views: Views) -> Views:

@@ -1,47 +1,84 @@
-"""The promise to the person who gave the picture: what it shows is there."""
+"""The promise to the person who gave the picture: what it shows is there, and nothing else is seen from its side."""
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from img2mesh.geometry.cameras import Cameras, rays
-from img2mesh.neus.grid import cells_of, sample, spacing, trilinear
+from img2mesh.geometry.cameras import Cameras, project, rays
+from img2mesh.neus.grid import corner_points, sample, spacing
+from img2mesh.neus.hull import build_hull
 
 _STEP_VOXELS = 0.5
-# How deep below the surface a ray must pass to count as covered, and how deep it is put when it does not.
-_DEPTH_VOXELS = 0.25
-_CHUNK_POINTS = 1 << 20
+# A ray that passes less than this below the surface is bare.
+_COVERED_VOXELS = 0.25
+# A bare ray that passes the surface within this distance knows by itself how deep a bridge belongs.
+_NEAR_VOXELS = 1.0
+_BRIDGE_HALF_VOXELS = 1.5
+# Bridges reach this far into what they are to join.
+_OVERLAP_PX = 2
+_CHUNK = 1 << 20
 
 
-def cover_front(sdf: Float[Tensor, "z y x"], cameras: Cameras, alpha: Float[Tensor, "height width"]) -> Float[Tensor, "z y x"]:
-    """The field, lowered wherever a foreground pixel of the front would be empty.
+def match_outline(
+    sdf: Float[Tensor, "z y x"], cameras: Cameras, alpha: Float[Tensor, "height width"]
+) -> Float[Tensor, "z y x"]:
+    """The field cut to the front's outline, and bridged wherever a foreground pixel of the front would be empty.
 
-    Along each such ray the place nearest to being inside is brought inside, with the corners of its cell.
+    A bridge has exactly the outline's width and is three voxels deep; it continues the nearest part of the solid, so wires that
+    are thinner than the voxels of the fit come back whole.
 
     Args:
-        alpha: The front's coverage; view 0 of the cameras is the front.
+        alpha: The front's coverage, of any size; view 0 of the cameras is the front.
+
+    Raises:
+        NumericalError: The front has no foreground.
     """
-    at, value = _lowest_on_rays(sdf, cameras, alpha)
-    margin = _DEPTH_VOXELS * spacing(sdf.shape[0])
-    missing = value > -margin
-    if not bool(missing.any()):
-        return sdf
-    corner, _ = trilinear(*cells_of(at[missing], sdf.shape[0]), sdf.shape[0])
-    lower = sdf.reshape(-1)[corner] - (value[missing] + margin)[:, None]
-    return sdf.reshape(-1).scatter_reduce(0, corner.reshape(-1), lower.reshape(-1), "amin").reshape(sdf.shape)
+    front = cameras[:1].resized(alpha.shape[1], alpha.shape[0])
+    outline = build_hull(front, alpha[None], slack_px=0.0)
+    depth, bare = _bridges(sdf, front, alpha)
+    resolution, values = sdf.shape[0], sdf.reshape(-1)
+    half = _BRIDGE_HALF_VOXELS * spacing(resolution)
+    chunks = []
+    for flat in torch.arange(values.numel(), device=sdf.device).split(_CHUNK):
+        points = corner_points(flat, resolution)
+        pixels, z = project(front.to(sdf.device), points[None])
+        x, y = (pixels[0, :, axis].long().clamp(0, side - 1) for axis, side in enumerate((alpha.shape[1], alpha.shape[0])))
+        inside = outline.front(points)
+        trimmed = torch.maximum(values[flat], inside)
+        bridge = torch.maximum(inside, (z[0] - depth[y, x]).abs() - half)
+        chunks.append(torch.where(bare[y, x], torch.minimum(trimmed, bridge), trimmed))
+    return torch.cat(chunks).reshape(sdf.shape)
 
 
-def _lowest_on_rays(sdf: Tensor, cameras: Cameras, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    chosen = alpha >= 0.5
-    origins, directions = (r[0].to(sdf.device)[chosen] for r in rays(cameras[:1]))
-    reach = float(cameras.world_from_camera[0, :3, 3].norm())
+def _bridges(sdf: Tensor, front: Cameras, alpha: Tensor) -> tuple[Float[Tensor, "height width"], Bool[Tensor, "height width"]]:
+    """The z-depth at which a bridge belongs in each pixel, and the pixels where one is needed."""
+    voxel = spacing(sdf.shape[0])
+    foreground = alpha >= 0.5
+    depth = torch.zeros_like(alpha)
+    lowest = torch.full_like(alpha, torch.inf)
+    depth[foreground], lowest[foreground] = _lowest_on_rays(sdf, front, foreground)
+    solid = lowest < max(_NEAR_VOXELS * voxel, float(lowest.min()) + voxel)
+    nearest = distance_transform_edt(~solid.cpu().numpy(), return_distances=False, return_indices=True)
+    row, column = torch.from_numpy(nearest).long().to(sdf.device)
+    bare = (foreground & (lowest > -_COVERED_VOXELS * voxel)).float()
+    spread = F.max_pool2d(bare[None], 2 * _OVERLAP_PX + 1, stride=1, padding=_OVERLAP_PX)[0] > 0
+    return depth[row, column], spread
+
+
+def _lowest_on_rays(
+    sdf: Tensor, front: Cameras, chosen: Bool[Tensor, "height width"]
+) -> tuple[Float[Tensor, "rays"], Float[Tensor, "rays"]]:
+    """Where along each ray the field is lowest, as z-depth, and how low."""
+    origins, directions = (r[0].to(sdf.device)[chosen] for r in rays(front))
+    reach = float(front.world_from_camera[0, :3, 3].norm())
     count = int(2 / (_STEP_VOXELS * spacing(sdf.shape[0])))
     depths = torch.linspace(reach - 1.0, reach + 1.0, count, device=sdf.device)
-    points, values = [], []
-    size = max(1, _CHUNK_POINTS // count)
+    places, values = [], []
+    size = max(1, _CHUNK // count)
     for o, d in zip(torch.split(origins, size), torch.split(directions, size), strict=True):
-        along = o[:, None] + d[:, None] * depths[:, None]
-        value, best = sample(sdf, along).min(dim=1)
-        points.append(along[torch.arange(len(along), device=sdf.device), best])
+        value, best = sample(sdf, o[:, None] + d[:, None] * depths[:, None]).min(dim=1)
+        places.append(depths[best])
         values.append(value)
-    return torch.cat(points), torch.cat(values)
+    return torch.cat(places), torch.cat(values)

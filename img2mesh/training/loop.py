@@ -1,4 +1,4 @@
-"""One training loop for every network: AdamW, EMA, checkpoints that a kill -9 cannot hurt, a log line per report.
+"""One training loop for every network: EMA, checkpoints that a kill -9 cannot hurt, a log line per report.
 
 The randomness of a step depends on the seed and the step alone, so a run that was killed and started again has the same losses.
 """
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from img2mesh.errors import NumericalError
+from img2mesh.training.optimizer import Optimizer
 
 StepLoss = Callable[[torch.Generator], dict[str, Tensor]]
 
@@ -26,14 +27,17 @@ class LoopConfig:
     """How to run the steps.
 
     Attributes:
-        warmup_steps: Linear warm-up of the learning rate.
-        cooldown: Share of the steps at the end over which the learning rate falls to zero, as a cosine.
+        lr: Of vectors (biases, norms) and the smallest matrices, by AdamW.
+        matrix_lr: Of matrices and convolutions, by Muon.
+        warmup_steps: Linear warm-up of the learning rates.
+        cooldown: Share of the steps at the end over which the learning rates fall to zero, as a cosine.
         ema_decay: Of the averaged weights, which are the ones exported; shorter at the start.
         max_grad_norm: Gradients are scaled down to this norm.
     """
 
     steps: int
-    lr: float
+    lr: float = 1e-3
+    matrix_lr: float = 0.01
     warmup_steps: int = 100
     cooldown: float = 0.4
     ema_decay: float = 0.999
@@ -90,8 +94,8 @@ class _State:
         self.network, self.config, self.step = network, config, 0
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
+        self.optimizer = Optimizer(
+            self.parameters.values(), lr=config.lr, matrix_lr=config.matrix_lr, weight_decay=config.weight_decay
         )
 
     def advance(self, loss: StepLoss) -> dict[str, float]:
@@ -105,12 +109,9 @@ class _State:
         terms = loss(torch.Generator().manual_seed(step_seed))
         if not torch.isfinite(terms["loss"]):
             raise NumericalError(f"the loss at step {self.step} is {terms['loss'].item()}: lower the learning rate")
-        self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * schedule(self.step, self.config)
-        self.optimizer.step()
+        self.optimizer.step(schedule(self.step, self.config))
         self.step += 1
         # A young average forgets its random start quickly.
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
@@ -123,11 +124,8 @@ class _State:
 
     def save(self, path: Path) -> None:
         """Write the checkpoint, whole or not at all."""
-        moments = self.optimizer.state
         tensors = {f"model.{n}": p.detach() for n, p in self.parameters.items()} | {f"ema.{n}": e for n, e in self.ema.items()}
-        for name, p in self.parameters.items():
-            tensors[f"first.{name}"] = moments[p]["exp_avg"]
-            tensors[f"second.{name}"] = moments[p]["exp_avg_sq"]
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.tensors().items()}
         partial = path.with_suffix(".part")
         # Channels-last parameters are not contiguous, which the file format asks for.
         save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata={"step": str(self.step)})
@@ -143,11 +141,8 @@ class _State:
             for name, p in self.parameters.items():
                 p.copy_(file.get_tensor(f"model.{name}"))
                 self.ema[name].copy_(file.get_tensor(f"ema.{name}"))
-                self.optimizer.state[p] = {
-                    "step": torch.tensor(float(self.step)),
-                    "exp_avg": torch.empty_like(p).copy_(file.get_tensor(f"first.{name}")),
-                    "exp_avg_sq": torch.empty_like(p).copy_(file.get_tensor(f"second.{name}")),
-                }
+            names = [name for name in file.keys() if name.startswith("optimizer.")]  # noqa: SIM118 (not a mapping)
+            self.optimizer.restore({name.removeprefix("optimizer."): file.get_tensor(name) for name in names})
 
 
 class _Averaged:

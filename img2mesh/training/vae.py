@@ -36,14 +36,17 @@ class VaeConfig:
     """What one step looks at.
 
     Attributes:
+        batch: Crops a step.
         crop_px: Side of the crops; a crop holds the object far more often than a whole view does.
+        whole_share: Share of steps that look at whole views, as many pixels: group norms see other statistics there.
         colour_share: Share of pictures, the rest being normal maps.
         kl_weight: Of the mean Kullback-Leibler divergence per latent element, which keeps the latents smooth.
     """
 
     loop: LoopConfig
-    batch: int = 16
+    batch: int = 8
     crop_px: int = 64
+    whole_share: float = 0.25
     colour_share: float = 0.6
     kl_weight: float = 1e-4
 
@@ -66,7 +69,10 @@ def train_vae(views: Path, out: Path, config: VaeConfig, *, device: str) -> Path
     init.constant_(network.quant_conv.bias[CONFIG["latent_channels"] :], -6.0)
 
     def loss(generator: torch.Generator) -> dict[str, Tensor]:
-        batch = torch.stack([_crop(data, item, config, generator) for item in data.draw(config.batch, generator)])
+        whole = bool(torch.rand((), generator=generator) < config.whole_share)
+        side = CONFIG["sample_size"] if whole else config.crop_px
+        count = max(1, config.batch * config.crop_px**2 // side**2)
+        batch = torch.stack([_crop(data.load(item), side, config, generator) for item in data.draw(count, generator)])
         return vae_loss(network, batch.to(device, memory_format=torch.channels_last), config.kl_weight)
 
     weights = out / "vae.safetensors"
@@ -87,21 +93,18 @@ def vae_loss(network: AutoencoderKL, batch: Float[Tensor, "batch 4 height width"
     return {"loss": loss, "l1": scales[0].detach(), "l1_of_cells": scales[2].detach(), "kl": divergence.detach()}
 
 
-def _crop(data: RenderedObjects, item: int, config: VaeConfig, generator: torch.Generator) -> Float[Tensor, "4 crop crop"]:
+def _crop(sample: Sample, side_px: int, config: VaeConfig, generator: torch.Generator) -> Float[Tensor, "4 side side"]:
     """A random crop, centred on a random covered pixel, of a random view and domain, mirrored half the time."""
 
     def random() -> float:
         return torch.rand((), generator=generator).item()
 
-    sample = data.load(item)
     view = int(random() * len(sample.alpha))
     packed = _packed(sample, view, colour=random() < config.colour_share, generator=generator)
     covered = (packed[3] > 0).nonzero()
     centre = covered[int(random() * len(covered))] if len(covered) else torch.tensor(packed.shape[1:]) // 2
-    top, left = (
-        (centre - config.crop_px // 2).clamp(torch.tensor(0), torch.tensor(packed.shape[1:]) - config.crop_px)
-    ).tolist()
-    crop = packed[:, top : top + config.crop_px, left : left + config.crop_px]
+    top, left = ((centre - side_px // 2).clamp(torch.tensor(0), torch.tensor(packed.shape[1:]) - side_px)).tolist()
+    crop = packed[:, top : top + side_px, left : left + side_px]
     return crop.flip(-1) if random() < 0.5 else crop
 
 

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from img2mesh.errors import NumericalError
-from img2mesh.mesh.clean import clean, drop_specks
+from img2mesh.geometry.cameras import orbit
+from img2mesh.mesh.clean import Silhouette, clean, drop_specks
 from img2mesh.mesh.extract import extract, march_tetrahedra
 from img2mesh.mesh.topology import (
     Mesh,
@@ -103,6 +104,16 @@ def test_specks_and_hollows_go_and_large_parts_stay() -> None:
     mesh = drop_specks(weld(extract(field)), 0.02)
     volumes = np.sort(component_volumes(mesh, face_components(mesh)))
     assert volumes == pytest.approx([4 / 3 * math.pi * 0.027, 4 / 3 * math.pi * 0.125], rel=0.03)
+
+
+def test_a_speck_that_the_picture_shows_stays() -> None:
+    field = np.minimum(ball(48, (0, 0, 0), 0.5), ball(48, (0.6, 0.7, 0.0), 0.07))
+    alpha = np.zeros((64, 64), dtype=np.uint8)
+    alpha[5:15, 45:57] = 255
+    camera = orbit((0.0,), size_px=64)
+    mesh = drop_specks(weld(extract(field)), 0.02, Silhouette(camera=camera, alpha=alpha))
+    assert face_components(mesh).max() == 1
+    assert face_components(drop_specks(mesh, 0.02, Silhouette(camera=camera, alpha=alpha[::-1]))).max() == 0
 
 
 def test_without_pymeshlab_open3d_decimates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from img2mesh.errors import NumericalError
 from img2mesh.geometry.cameras import orbit
 from img2mesh.neus.grid import corner_points, sample
 from img2mesh.neus.hull import build_hull, contours_of, with_room
-from img2mesh.neus.silhouette import cover_front
+from img2mesh.neus.silhouette import match_outline
 
 SIZE = 32
 
@@ -74,14 +74,18 @@ def test_views_that_contradict_the_front_leave_one_voxel_behind_each_of_its_pixe
     assert bool((lowest < 0).all())
 
 
-def test_covering_the_front_fills_only_what_is_missing() -> None:
-    resolution = 24
+def test_the_field_gets_exactly_the_outline_of_the_front() -> None:
+    resolution = 49
     points = corner_points(torch.arange(resolution**3), resolution)
     ball = (points.norm(dim=-1) - 0.3).reshape((resolution,) * 3)
     cameras, alpha = orbit((0.0,), size_px=SIZE), squares(8)
-    covered = cover_front(ball, cameras, alpha[0])
-    assert bool((covered <= ball).all())
+    alpha[0, 4:8, 15:17] = 1  # a wire two pixels wide that the ball lacks
+    alpha[0, 23, :] = 0
+    matched = match_outline(ball, cameras, alpha[0])
     centres = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
-    z, y, x = torch.meshgrid(torch.linspace(-1, 1, 201), centres[8:24], centres[8:24], indexing="ij")
-    assert bool((sample(covered, torch.stack([x, y, z], dim=-1)).amin(0) < 0).all())
-    assert cover_front(covered, cameras, alpha[0]).equal(covered) or bool((cover_front(covered, cameras, alpha[0]) <= 0).any())
+    z, y, x = torch.meshgrid(torch.linspace(-1, 1, 201), -centres, centres, indexing="ij")
+    assert (sample(matched, torch.stack([x, y, z], dim=-1)).amin(0) < 0).equal(alpha[0] >= 0.5)
+    wire = sample(matched, torch.stack([torch.zeros(201), torch.full((201,), 0.65), torch.linspace(-1, 1, 201)], dim=-1))
+    # The wire continues the ball where that is deepest, in its middle, and is three voxels thick.
+    assert (wire < 0).nonzero()[:, 0].float().mean().item() == pytest.approx(100, abs=3)
+    assert (wire < 0).sum().item() * 0.01 == pytest.approx(3 * 2 / 48, abs=0.03)

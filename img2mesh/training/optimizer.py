@@ -1,0 +1,81 @@
+"""How weights move: Muon for matrices and convolutions, AdamW for vectors.
+
+On the autoencoder Muon reached in 400 steps what AdamW needed some 3,000 for, see docs/decisions/0008.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+# Smaller matrices (the first and the last convolution) have too few directions to be made orthogonal.
+_LEAST_SIDE = 16
+
+
+class Optimizer:
+    """Muon and AdamW side by side over the parameters of one network.
+
+    Source: Jordan et al., Muon, 2024; Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, matrix_lr: float, weight_decay: float) -> None:
+        parameters = list(parameters)
+        vectors = [p for p in parameters if not _is_matrix(p)]
+        self._matrices = [(p, nn.Parameter(_flat(p.detach(), like=p))) for p in parameters if _is_matrix(p)]
+        self._inner: list[torch.optim.Optimizer] = []
+        if self._matrices:
+            views = [view for _, view in self._matrices]
+            self._inner.append(torch.optim.Muon(views, lr=matrix_lr, weight_decay=weight_decay))
+        if vectors:
+            # Biases and norms are not decayed.
+            self._inner.append(torch.optim.AdamW(vectors, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True))
+        self._rates = [group["lr"] for group in self._groups()]
+
+    def step(self, factor: float) -> None:
+        """Move every parameter along its gradient, learning rates times `factor`, and forget the gradients."""
+        for parameter, view in self._matrices:
+            view.grad = None if parameter.grad is None else _flat(parameter.grad, like=parameter)
+        for group, rate in zip(self._groups(), self._rates, strict=True):
+            group["lr"] = rate * factor
+        for inner in self._inner:
+            inner.step()
+        for parameter in self._parameters():
+            parameter.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers, by stable names, for a checkpoint."""
+        return {
+            f"{number}.{index}.{name}": value
+            for number, inner in enumerate(self._inner)
+            for index, state in inner.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Remember again what `tensors` gave."""
+        for number, inner in enumerate(self._inner):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                owner, index, name = key.split(".", 2)
+                if int(owner) == number:
+                    state.setdefault(int(index), {})[name] = value
+            inner.load_state_dict({**inner.state_dict(), "state": state})
+
+    def _groups(self) -> Iterator[dict[str, float]]:
+        return (group for inner in self._inner for group in inner.param_groups)
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        yield from (parameter for parameter, _ in self._matrices)
+        yield from (parameter for inner in self._inner for group in inner.param_groups for parameter in group["params"])
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= _LEAST_SIDE
+
+
+def _flat(tensor: Tensor, *, like: Tensor) -> Tensor:
+    """A matrix of one row an output, in the order in which `like` lies in memory, so that of `like` itself it is a view.
+
+    Weights in channels-last order are a matrix only with the channels behind the kernel. Muon does not mind the order.
+    """
+    return tensor.flatten(1) if like.is_contiguous() else tensor.movedim(1, -1).flatten(1)
