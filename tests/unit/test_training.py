@@ -11,12 +11,13 @@ from img2mesh.data.dataset import Sample
 from img2mesh.errors import NumericalError
 from img2mesh.training.augmentation import mirrored
 from img2mesh.training.loop import LoopConfig, schedule, train
+from img2mesh.training.optimizer import Optimizer
 
 
 def line(out: Path, steps: int, *, until: int | None = None) -> list[float]:
     """Fit y = 2x, stopping after `until` steps as a kill would, at a checkpoint; returns the losses of the log."""
     torch.manual_seed(0)
-    network = torch.nn.Linear(1, 1)
+    network = torch.nn.Linear(16, 16)  # a matrix for Muon and a vector for AdamW
     seen = 0
 
     def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -24,7 +25,7 @@ def line(out: Path, steps: int, *, until: int | None = None) -> list[float]:
         if seen == until:
             raise KeyboardInterrupt
         seen += 1
-        x = torch.rand(8, 1, generator=generator)
+        x = torch.rand(8, 16, generator=generator)
         return {"loss": (network(x) - 2 * x).square().mean()}
 
     config = LoopConfig(steps=steps, lr=0.05, warmup_steps=2, report_every=1, checkpoint_every_s=0)
@@ -44,6 +45,21 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
     loss = network.weight.sum() * float("nan")
     with pytest.raises(NumericalError, match="loss at step 0 is nan"):
         train(network, lambda _: {"loss": loss}, LoopConfig(steps=1, lr=1.0), tmp_path, lambda: None)
+
+
+def test_convolutions_move_alike_in_either_memory_order() -> None:
+    moved = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        network = torch.nn.Conv2d(16, 24, 3).to(memory_format=order)  # type: ignore[call-overload]  # torch's stub lacks it
+        before = network.weight.detach().clone()
+        optimizer = Optimizer(network.parameters(), lr=1e-3, matrix_lr=0.01, weight_decay=0.0)
+        network(torch.rand(2, 16, 8, 8).to(memory_format=order)).square().mean().backward()
+        optimizer.step(1.0)
+        moved.append(network.weight.detach() - before)
+    torch.testing.assert_close(moved[0], moved[1], atol=2e-4, rtol=0.1)
+    # An orthogonal step of 24 rows in 144 dimensions: each row about one learning rate long.
+    assert moved[0].flatten(1).norm(dim=1).mean().item() == pytest.approx(0.01, rel=0.3)
 
 
 def test_the_schedule_warms_up_holds_and_cools_down() -> None:
