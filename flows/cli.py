@@ -149,6 +149,34 @@ def _run(request: "Request", *, isolate: bool) -> "Report":
         return run_batch(request, pipeline, listen=progress, expect=progress.expect, launch=launch)
 
 
+@app.command()
+def reconstruct(
+    views: Annotated[
+        Path, typer.Argument(metavar="VIEWS", help="A folder of RGBA pictures with cameras.json or transforms.json.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the mesh files, the preview and the report.")],
+    formats: Annotated[
+        str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
+    ] = "glb,obj",
+    faces: Annotated[int, typer.Option(min=100, max=2_000_000, help="Budget of triangles.")] = 20_000,
+    texture_px: Annotated[int, typer.Option("--texture", min=64, max=8192, help="Side of the texture, pixels.")] = 1024,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn 3 to 64 posed pictures of one object into a textured mesh, at their own scale and place."""
+    from flows.views import reconstruct as run
+    from flows.views import write
+
+    console = _console(stderr=True)
+    done = run(views, formats=split_formats(formats), faces=faces, texture_px=texture_px, seed=seed, tell=console.print)
+    write(done.files, out)
+    if as_json:
+        _print_json(json.loads(done.files["report.json"]))
+    else:
+        _console().print(f"{out / 'mesh.glb'}: " + ", ".join(f"{name} {value:g}" for name, value in done.scores.items()))
+
+
 def split_formats(text: str) -> list[str]:
     """`glb, OBJ` as `["glb", "obj"]`: sorted, each once, always with glb, so that equal wishes have equal keys."""
     return sorted({"glb", *(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())})

@@ -498,7 +498,10 @@ def _render_entry(entry: ObjectEntry, job: _Job) -> str:
 
 
 def write_pngs(folder: Path, views: RenderedViews, names: Sequence[str] = VIEW_NAMES) -> None:
-    """Each view as `<name>_rgba.png`, `<name>_normal.png` and `<name>_depth.png` (16 bits, `DEPTH_STEPS` to a scene unit)."""
+    """Each view as `<name>_rgba.png`, `<name>_normal.png` and `<name>_depth.png` (16 bits, `DEPTH_STEPS` to a scene unit).
+
+    `cameras.json` beside them makes the folder one for `img2mesh reconstruct`.
+    """
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -506,6 +509,11 @@ def write_pngs(folder: Path, views: RenderedViews, names: Sequence[str] = VIEW_N
         Image.fromarray(views.rgba[i]).save(folder / f"{name}_rgba.png")
         Image.fromarray(encode_normals(views.normals[i])).save(folder / f"{name}_normal.png")
         Image.fromarray(np.round(views.depth[i] * DEPTH_STEPS).astype(np.uint16)).save(folder / f"{name}_depth.png")
+    rows = [
+        {**row, "image": f"{row['name']}_rgba.png", "normals": f"{row['name']}_normal.png"}
+        for row in camera_rows(views.cameras, names)
+    ]
+    write_whole(folder / "cameras.json", (json.dumps({"views": rows}, indent=1) + "\n").encode())
 
 
 def encode_normals(normals: Floats) -> Texels:

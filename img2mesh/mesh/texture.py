@@ -1,5 +1,6 @@
 """The texture, baked texel by texel: the input picture on the front, the generated views around it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,9 @@ class _Picture:
     depth_inside_px: npt.NDArray[np.float32]
 
 
-def bake(mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height width 4"], config: ExportConfig) -> TexturedMesh:
+def bake(
+    mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height width 4"] | None, config: ExportConfig
+) -> TexturedMesh:
     """The mesh with its texture.
 
     Each texel is coloured by the views that see it, weighted by angle; where the picture sees it at a fair angle, by the
@@ -76,13 +79,32 @@ def bake(mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height w
 
     Args:
         views: View 0 is the front; sRGB over white.
-        picture: What the front camera sees, straight alpha, at a resolution of its own.
+        picture: What the front camera sees, straight alpha, at a resolution of its own; without it all views count alike.
     """
     texels = _rasterise(mesh, config.texture_px)
     scene = ray_scene(mesh.vertices, mesh.faces)
-    generated, weights = _blend_views(texels, scene, views, config)
+    blended = range(0 if picture is None else 1, len(views))
+    colours, weights = _blend_views(texels, scene, views, blended, config)
+    known = weights > 0
+    if picture is not None:
+        colours, share = _with_picture(texels, scene, (colours, weights), views.cameras[[0]], picture, config)
+        known |= share > 0
+    filled = _fill_holes(mesh, texels, colours, known)
+    return TexturedMesh(mesh=mesh, texture=_padded(texels.places, filled, config.texture_px, config.padding_px))
+
+
+def _with_picture(
+    texels: _Texels,
+    scene: Any,
+    blend: tuple[Floats, Floats],
+    camera: Cameras,
+    picture: UInt8[np.ndarray, "height width 4"],
+    config: ExportConfig,
+) -> tuple[Floats, Floats]:
+    """Colours with the picture's where it sees them at a fair angle, and its share [texel] in each."""
+    generated, weights = blend
     front = _picture(
-        views.cameras[[0]].resized(picture.shape[1], picture.shape[0]),
+        camera.resized(picture.shape[1], picture.shape[0]),
         picture[..., :3].astype(np.float32) / 255,
         picture[..., 3].astype(np.float32) / 255,
     )
@@ -92,10 +114,8 @@ def bake(mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height w
     colours = compensated(generated, seen, overlap) if config.compensate else generated
     share = _smooth_step((cosine - low) / (high - low)) * (inside > 0)
     # Where nothing else has a colour, a flat look of the picture is better than none.
-    share = np.where((weights <= 0) & (inside > 0) & (cosine > SMALLEST_COSINE), 1.0, share)[:, None]
-    mixed = share * seen + (1 - share) * colours
-    filled = _fill_holes(mesh, texels, mixed, (share[:, 0] > 0) | (weights > 0))
-    return TexturedMesh(mesh=mesh, texture=_padded(texels.places, filled, config.texture_px, config.padding_px))
+    share = np.where((weights <= 0) & (inside > 0) & (cosine > SMALLEST_COSINE), 1.0, share)
+    return share[:, None] * seen + (1 - share[:, None]) * colours, share
 
 
 def _rasterise(mesh: UnwrappedMesh, texture_px: int) -> _Texels:
@@ -114,10 +134,12 @@ def _rasterise(mesh: UnwrappedMesh, texture_px: int) -> _Texels:
     return _Texels(places=places, corners=corners, shares=shares, points=points, normals=normals / lengths)
 
 
-def _blend_views(texels: _Texels, scene: Any, views: Views, config: ExportConfig) -> tuple[Floats, Floats]:
-    """Mean colour [texel, 3] of the views but the front that see each texel, and their weights' sum, 0 where none does."""
+def _blend_views(
+    texels: _Texels, scene: Any, views: Views, indices: Iterable[int], config: ExportConfig
+) -> tuple[Floats, Floats]:
+    """Mean colour [texel, 3] of those of these views that see each texel, and their weights' sum, 0 where none does."""
     total, colours = np.zeros(len(texels.points)), np.zeros((len(texels.points), 3))
-    for index in range(1, len(views)):
+    for index in indices:
         alpha = views.alpha[index].numpy()
         over_white = views.rgb[index].movedim(0, -1).numpy()
         straight = (over_white - (1 - alpha[..., None])) / np.maximum(alpha[..., None], OPAQUE)

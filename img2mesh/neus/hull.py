@@ -142,7 +142,8 @@ def _best_on_front_rays(hull: Hull, resolution: int) -> Float[Tensor, "height wi
 
 def _front_points(hull: Hull, chosen: Bool[Tensor, "height width"], resolution: int) -> Iterator[Float[Tensor, "points 3"]]:
     origins, directions = (r[0].to(chosen.device)[chosen] for r in rays(hull.cameras[:1]))
-    reach = float(hull.cameras.world_from_camera[0, :3, 3].norm())
+    pose = hull.cameras.world_from_camera[0]
+    reach = -float(pose[:3, 3] @ pose[:3, 2])
     depths = torch.linspace(reach - 1.0, reach + 1.0, resolution, device=chosen.device)
     size = max(1, _CHUNK // resolution)
     for o, d in zip(torch.split(origins, size), torch.split(directions, size), strict=True):

@@ -72,7 +72,8 @@ def _lowest_on_rays(
 ) -> tuple[Float[Tensor, "rays"], Float[Tensor, "rays"]]:
     """Where along each ray the field is lowest, as z-depth, and how low."""
     origins, directions = (r[0].to(sdf.device)[chosen] for r in rays(front))
-    reach = float(front.world_from_camera[0, :3, 3].norm())
+    pose = front.world_from_camera[0]
+    reach = -float(pose[:3, 3] @ pose[:3, 2])
     count = int(2 / (_STEP_VOXELS * spacing(sdf.shape[0])))
     depths = torch.linspace(reach - 1.0, reach + 1.0, count, device=sdf.device)
     places, values = [], []
