@@ -19,7 +19,7 @@ Seed = Annotated[int, typer.Option(help="Decides the initial weights and every r
 
 
 @app.command()
-def vae(views: Views, out: Out = Path("runs/vae"), steps: Steps = 1600, seed: Seed = 0) -> None:
+def vae(views: Views, out: Out = Path("runs/vae"), steps: Steps = 3600, seed: Seed = 0) -> None:
     """Train the autoencoder of pictures and normal maps."""
     from img2mesh.training.loop import LoopConfig
     from img2mesh.training.vae import VaeConfig, train_vae
@@ -29,7 +29,7 @@ def vae(views: Views, out: Out = Path("runs/vae"), steps: Steps = 1600, seed: Se
 
 
 @app.command()
-def multiview(views: Views, vae: Vae, out: Out = Path("runs/multiview"), steps: Steps = 3000, seed: Seed = 0) -> None:
+def multiview(views: Views, vae: Vae, out: Out = Path("runs/multiview"), steps: Steps = 1200, seed: Seed = 0) -> None:
     """Train the generator of six views from one."""
     from img2mesh.training.loop import LoopConfig
     from img2mesh.training.multiview import MultiviewConfig, train_multiview
@@ -39,7 +39,7 @@ def multiview(views: Views, vae: Vae, out: Out = Path("runs/multiview"), steps: 
 
 
 @app.command()
-def decoder(views: Views, vae: Vae, out: Out = Path("runs/decoder"), steps: Steps = 800, seed: Seed = 0) -> None:
+def decoder(views: Views, vae: Vae, out: Out = Path("runs/decoder"), steps: Steps = 500, seed: Seed = 0) -> None:
     """Train the depth-guided decoder around the autoencoder's own."""
     from img2mesh.training.decoder import DecoderConfig, train_decoder
     from img2mesh.training.loop import LoopConfig

@@ -101,7 +101,7 @@ def train_decoder(views: Path, vae_weights: Path, out: Path, config: DecoderConf
         [item] = data.draw(1, generator)
         return task.loss(augment(data.load(item), generator), generator)
 
-    train(task.network, loss, config.loop, out, lambda: _export(task, held_back, weights))
+    train(task.network, loss, config, out, lambda: _export(task, held_back, weights))
     return weights
 
 

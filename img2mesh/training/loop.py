@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 from safetensors import safe_open
@@ -48,8 +49,16 @@ class LoopConfig:
     seed: int = 0
 
 
-def train(network: nn.Module, loss: StepLoss, config: LoopConfig, out: Path, on_checkpoint: Callable[[], None]) -> None:
-    """Train until `config.steps`, resuming from `out/checkpoint.safetensors` when there is one.
+class TaskConfig(Protocol):
+    """A frozen dataclass of everything that decides a run, the loop among it."""
+
+    @property
+    def loop(self) -> LoopConfig:
+        """How to run the steps."""
+
+
+def train(network: nn.Module, loss: StepLoss, task: TaskConfig, out: Path, on_checkpoint: Callable[[], None]) -> None:
+    """Train until `task.loop.steps`, resuming from `out/checkpoint.safetensors` when there is one.
 
     Args:
         loss: Named loss terms of one random batch; "loss" is minimised.
@@ -59,9 +68,10 @@ def train(network: nn.Module, loss: StepLoss, config: LoopConfig, out: Path, on_
         NumericalError: The loss is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
+    config = task.loop
     state = _State(network, config)
     state.restore(out / "checkpoint.safetensors")
-    (out / "settings.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    (out / "settings.json").write_text(json.dumps(asdict(cast("Any", task)), indent=1) + "\n")
     saved = reported = time.monotonic()
     sums: dict[str, float] = {}
     while state.step < config.steps:

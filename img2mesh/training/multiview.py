@@ -72,7 +72,7 @@ class MultiviewConfig:
     """
 
     loop: LoopConfig
-    batch: int = 4
+    batch: int = 6
     drop: float = 0.08
     pure_noise: float = 0.7
 
@@ -168,7 +168,7 @@ def train_multiview(views: Path, vae_weights: Path, out: Path, config: Multiview
         samples = [augment(data.load(item), generator) for item in data.draw(config.batch, generator)]
         return task.loss(task.encode(samples), generator)
 
-    train(task.network, loss, config.loop, out, lambda: _export(task, held_back, weights))
+    train(task.network, loss, config, out, lambda: _export(task, held_back, weights))
     return weights
 
 

@@ -76,7 +76,7 @@ def train_vae(views: Path, out: Path, config: VaeConfig, *, device: str) -> Path
         return vae_loss(network, batch.to(device, memory_format=torch.channels_last), config.kl_weight)
 
     weights = out / "vae.safetensors"
-    train(network, loss, config.loop, out, lambda: _export(network, held_back, weights, device))
+    train(network, loss, config, out, lambda: _export(network, held_back, weights, device))
     return weights
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from img2mesh.errors import NumericalError
 from img2mesh.training.augmentation import mirrored
 from img2mesh.training.loop import LoopConfig, schedule, train
 from img2mesh.training.optimizer import Optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    loop: LoopConfig
+    difficulty: str = "easy"
 
 
 def line(out: Path, steps: int, *, until: int | None = None) -> list[float]:
@@ -30,7 +37,7 @@ def line(out: Path, steps: int, *, until: int | None = None) -> list[float]:
 
     config = LoopConfig(steps=steps, lr=0.05, warmup_steps=2, report_every=1, checkpoint_every_s=0)
     with contextlib.suppress(KeyboardInterrupt):
-        train(network, loss, config, out, lambda: None)
+        train(network, loss, Task(loop=config), out, lambda: None)
     return [json.loads(row)["loss"] for row in (out / "log.jsonl").read_text().splitlines()]
 
 
@@ -38,13 +45,15 @@ def test_a_killed_run_has_the_losses_of_one_that_was_not(tmp_path: Path) -> None
     whole = line(tmp_path / "whole", 12)
     line(tmp_path / "killed", 12, until=5)
     assert line(tmp_path / "killed", 12) == whole
+    settings = json.loads((tmp_path / "killed" / "settings.json").read_text())
+    assert (settings["difficulty"], settings["loop"]["steps"]) == ("easy", 12)
 
 
 def test_a_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
     network = torch.nn.Linear(1, 1)
     loss = network.weight.sum() * float("nan")
     with pytest.raises(NumericalError, match="loss at step 0 is nan"):
-        train(network, lambda _: {"loss": loss}, LoopConfig(steps=1, lr=1.0), tmp_path, lambda: None)
+        train(network, lambda _: {"loss": loss}, Task(loop=LoopConfig(steps=1, lr=1.0)), tmp_path, lambda: None)
 
 
 def test_convolutions_move_alike_in_either_memory_order() -> None:
