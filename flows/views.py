@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import img2mesh
 from flows.assets import pretty_json
@@ -111,6 +110,8 @@ def _fitted(views: Views, seed: int, tell: Callable[[str], None]) -> tuple[Surfa
 
 def _written(textured: TexturedMesh, scene: Similarity, posed: Posed, formats: Sequence[str]) -> dict[str, bytes]:
     """Mesh files at true scale and place; a GLB is +Y up, as its format asks, the others keep the given frame."""
+    import torch
+
     vertices = scene.to_world(torch.from_numpy(textured.mesh.vertices)).numpy()
     given = replace(textured, mesh=replace(textured.mesh, vertices=vertices))
     provenance: dict[str, str | bool] = {
@@ -134,6 +135,8 @@ def _upright(textured: TexturedMesh, up: str) -> TexturedMesh:
 
 def _scores(textured: TexturedMesh, views: Views) -> dict[str, float]:
     """Means over the views of what renders of the mesh share with them."""
+    import torch
+
     renders = render(textured, views.cameras, supersample=1)
     alpha = torch.from_numpy(renders.alpha)
     rgb = torch.from_numpy(renders.rgb).movedim(-1, 1)
@@ -149,6 +152,8 @@ def _scores(textured: TexturedMesh, views: Views) -> dict[str, float]:
 
 
 def _preview(textured: TexturedMesh, views: Views, names: Sequence[str], width_px: int) -> np.ndarray:
+    import torch
+
     chosen = np.linspace(0, len(views) - 1, min(_SHOWN, len(views))).round().astype(int).tolist()
     shown = Views(
         cameras=views.cameras[chosen], rgb=views.rgb[chosen], alpha=views.alpha[chosen], normals=views.normals[chosen]
