@@ -47,6 +47,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Make training data.", no_args_is_help=True)
 app.add_typer(data, name="data")
+models = typer.Typer(help="Fetch published checkpoints.", no_args_is_help=True)
+app.add_typer(models, name="models")
 
 AssetsOption = Annotated[str, typer.Option("--assets", metavar="URI", help="Where the assets are: a folder, file:// or s3://.")]
 StoreOption = Annotated[
@@ -345,6 +347,25 @@ def render(
         png=png,
     )
     print(f"{count} objects in {out}")
+
+
+@models.command()
+def pull(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="wonder3d.")],
+    *,
+    accept: Annotated[bool, typer.Option("--accept-licence", help="Accept the licences that the command shows.")] = False,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URI", help="A mirror: a folder or s3://bucket/prefix laid out as on the hub."),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--to", help="Folder for the weights.", show_default="IMG2MESH_WEIGHTS, or user data")
+    ] = None,
+) -> None:
+    """Fetch published weights for a preset and convert them; nothing is fetched before the licences are accepted."""
+    from flows.models import pull as run
+
+    run(family, source=source, target=target, accepted=accept, say=lambda text: print(text, flush=True))
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, name="train")
