@@ -268,13 +268,18 @@ def presets(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def doctor(assets: AssetsOption = "assets", store: StoreOption = None, as_json: JsonOption = False) -> None:
+def doctor(
+    assets: AssetsOption = "assets",
+    store: StoreOption = None,
+    measured: Annotated[bool, typer.Option("--measure", help="Run the full-size networks once, with random weights.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check packages, machine, weights, store and Prefect server; exits with 1 if something will not work."""
-    from flows.doctor import examine
+    from flows.doctor import examine, measure
     from flows.report import findings_table
     from flows.submit import default_store
 
-    findings = list(examine(store or default_store(assets)))
+    findings = [*examine(store or default_store(assets)), *(measure() if measured else ())]
     rows = [{"what": one.what, "found": one.found, "ok": one.ok} for one in findings]
     _show({"findings": rows}, lambda: findings_table(findings), as_json)
     if not all(one.ok for one in findings):
