@@ -47,6 +47,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Make training data.", no_args_is_help=True)
 app.add_typer(data, name="data")
+models = typer.Typer(help="Fetch published checkpoints.", no_args_is_help=True)
+app.add_typer(models, name="models")
 
 AssetsOption = Annotated[str, typer.Option("--assets", metavar="URI", help="Where the assets are: a folder, file:// or s3://.")]
 StoreOption = Annotated[
@@ -266,13 +268,18 @@ def presets(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def doctor(assets: AssetsOption = "assets", store: StoreOption = None, as_json: JsonOption = False) -> None:
+def doctor(
+    assets: AssetsOption = "assets",
+    store: StoreOption = None,
+    measured: Annotated[bool, typer.Option("--measure", help="Run the full-size networks once, with random weights.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check packages, machine, weights, store and Prefect server; exits with 1 if something will not work."""
-    from flows.doctor import examine
+    from flows.doctor import examine, measure
     from flows.report import findings_table
     from flows.submit import default_store
 
-    findings = list(examine(store or default_store(assets)))
+    findings = [*examine(store or default_store(assets)), *(measure() if measured else ())]
     rows = [{"what": one.what, "found": one.found, "ok": one.ok} for one in findings]
     _show({"findings": rows}, lambda: findings_table(findings), as_json)
     if not all(one.ok for one in findings):
@@ -345,6 +352,25 @@ def render(
         png=png,
     )
     print(f"{count} objects in {out}")
+
+
+@models.command()
+def pull(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="wonder3d.")],
+    *,
+    accept: Annotated[bool, typer.Option("--accept-licence", help="Accept the licences that the command shows.")] = False,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URI", help="A mirror: a folder or s3://bucket/prefix laid out as on the hub."),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--to", help="Folder for the weights.", show_default="IMG2MESH_WEIGHTS, or user data")
+    ] = None,
+) -> None:
+    """Fetch published weights for a preset and convert them; nothing is fetched before the licences are accepted."""
+    from flows.models import pull as run
+
+    run(family, source=source, target=target, accepted=accept, say=lambda text: print(text, flush=True))
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, name="train")

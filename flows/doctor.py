@@ -3,11 +3,13 @@
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import secrets
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import img2mesh
 from flows.embedded import is_healthy
 from img2mesh.errors import Img2MeshError
+from img2mesh.models.home import listed_digests, pulled_home
 from img2mesh.storage import Store, open_store
 
 PACKAGES = ("torch", "diffusers", "transformers", "prefect", "open3d", "trimesh", "scikit-image", "xatlas", "boto3", "numpy")
@@ -37,6 +40,7 @@ def examine(store_uri: str) -> Iterator[Finding]:
     yield _machine()
     yield _gpu()
     yield from _weights()
+    yield from _pulled_weights()
     yield _matting()
     yield _store(store_uri)
     yield _server()
@@ -94,6 +98,35 @@ def _listed_digests(folder: Path) -> Iterator[tuple[str, str]]:
     for line in listing.read_text(encoding="ascii").splitlines() if listing.exists() else ():
         digest, name = line.split(maxsplit=1)
         yield digest, name.lstrip("*")
+
+
+def _pulled_weights() -> Iterator[Finding]:
+    listed = listed_digests(pulled_home() / "wonder3d")
+    if not listed:
+        yield Finding(what="preset wonder3d", found="not pulled: `img2mesh models pull wonder3d`")
+    for name, digest in listed.items():
+        path = pulled_home() / "wonder3d" / name
+        # Gigabytes are hashed when they are used, not here.
+        found = f"{path.stat().st_size / 1e9:.2f} GB" if path.is_file() else "missing: pull it again"
+        yield Finding(what="preset wonder3d", found=f"{name} sha256 {digest[:16]}, {found}", ok=path.is_file())
+
+
+def measure() -> Iterator[Finding]:
+    """Run each part of the full-size preset once, with random weights, in a process of its own; say what it takes here."""
+    for part in ("diffusion-step", "plain-decode", "guided-decode"):
+        command = [sys.executable, "-m", "img2mesh.models.full_size", part]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            killed = (
+                "it needs more memory than there is"
+                if done.returncode == -9
+                else (done.stderr.strip() or "no reason").splitlines()[-1]
+            )
+            yield Finding(what=part, found=f"failed: {killed}", ok=False)
+            continue
+        seen = json.loads(done.stdout.splitlines()[-1])
+        where = f"{seen['device']} in {seen['dtype']}"
+        yield Finding(what=part, found=f"{seen['seconds']:.1f} s, peak {seen['peak_gb']:.1f} GB, on {where}", ok=seen["finite"])
 
 
 def _matting() -> Finding:

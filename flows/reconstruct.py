@@ -8,13 +8,13 @@ computed anew. `NumericalError` repeats the nearest stage that has a seed with t
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
 from flows.assets import StageRecord
 from img2mesh.errors import ArtifactError, NumericalError
-from img2mesh.manifests import MeshAsset, Model, SourceImage, WeightsRef
+from img2mesh.manifests import MeshAsset, Model, MultiviewLatents, PreparedImage, SourceImage, WeightsRef
 from img2mesh.stage import Result, Stage
 from img2mesh.storage import Store
 from stages import NAMES
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from img2mesh.presets import Preset
 
 AnyStage = Stage[Any, Any, Any]
+GeneratorParams = TypeVar("GeneratorParams", bound=Model)
 Step = tuple[AnyStage, Model]
 RunStage = Callable[[AnyStage, Model, Model], Result[Any]]
 
@@ -66,6 +67,20 @@ def stages_of(preset: "Preset", *, seed: int, formats: Sequence[str]) -> list[St
         more = {"formats": tuple(formats)} if name == "export_mesh" else {}
         steps.append((module.STAGE, module.Params.of(preset, seed=seed, **more)))
     return steps
+
+
+def with_generator(
+    pipeline: Sequence[Step], stage: Stage[PreparedImage, GeneratorParams, MultiviewLatents], params: GeneratorParams
+) -> list[Step]:
+    """The pipeline with another multi-view generator in place of its own.
+
+    Args:
+        pipeline: As `stages_of` gives it.
+        stage: From a prepared picture to latents, of the autoencoder that the pipeline decodes with, and their cameras: the six
+            of `geometry.cameras.orbit`, in that order. It needs a name of its own, under which its results are kept.
+        params: Its parameters; everything that changes its output, weights by digest.
+    """
+    return [(stage, params) if known.outputs is MultiviewLatents else (known, given) for known, given in pipeline]
 
 
 @dataclass(kw_only=True)

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 from img2mesh.data.config import PrepareConfig
 from img2mesh.diffusion.config import SamplingConfig
 from img2mesh.errors import ArtifactError, InputError
 from img2mesh.manifests import Model, WeightsRef
 from img2mesh.mesh.config import ExportConfig
+from img2mesh.models.home import LISTING, SHIPPED, listed_digests, pulled_home
 from img2mesh.neus.config import FitConfig, LossWeights
 
-WEIGHTS = Path(__file__).parent / "weights"
 # Generated views contradict one another: a smooth surface is the better compromise, and the picture's outline the surest fact.
 GENERATED = LossWeights(smoothness=3.0, normal=0.5, front_mask=8.0)
 
@@ -68,12 +67,24 @@ def tiny() -> Preset:
 
 
 def wonder3d() -> Preset:
-    """The published full-size checkpoints.
+    """The published full-size checkpoints, sampled as their authors do by default.
 
     Raises:
-        InputError: Always: this version cannot load them.
+        InputError: They have not been pulled.
     """
-    raise InputError("preset wonder3d needs the published checkpoints, which this version cannot load: use --preset compact")
+    return Preset(
+        name="wonder3d",
+        summary="published weights, 256 px views; wants a GPU",
+        autoencoder=_pulled("wonder3d", "vae"),
+        generator=_pulled("wonder3d", "multiview"),
+        decoder=_pulled("wonder3d", "decoder"),
+        view_size_px=256,
+        prepare=PrepareConfig(),
+        sampling=SamplingConfig(steps=50, guidance_scale=3.0, eta=1.0),
+        coarse_neus=FitConfig(resolutions=(64,), max_steps=(200,), losses=GENERATED),
+        refit_neus=FitConfig(resolutions=(48, 128), max_steps=(250, 300), losses=GENERATED),
+        export_mesh=ExportConfig(texture_px=2048),
+    )
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {"compact": compact, "tiny": tiny, "wonder3d": wonder3d}
@@ -91,15 +102,20 @@ def get(name: str) -> Preset:
     return PRESETS[name]()
 
 
-@cache
-def _digests() -> dict[str, str]:
-    """Digests of the shipped weights by file name, in the format that `sha256sum --check` reads."""
-    lines = (WEIGHTS / "SHA256SUMS").read_text(encoding="ascii").splitlines()
-    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
-
-
 def _shipped(name: str) -> WeightsRef:
-    digest = _digests().get(f"{name}.safetensors")
+    digest = _shipped_digests().get(f"{name}.safetensors")
     if digest is None:
-        raise ArtifactError(f"weights {name} are not listed in {WEIGHTS / 'SHA256SUMS'}: reinstall img2mesh")
+        raise ArtifactError(f"weights {name} are not listed in {SHIPPED / LISTING}: reinstall img2mesh")
     return WeightsRef(name=name, sha256=digest)
+
+
+@cache
+def _shipped_digests() -> dict[str, str]:
+    return listed_digests(SHIPPED)
+
+
+def _pulled(family: str, part: str) -> WeightsRef:
+    digest = listed_digests(pulled_home() / family).get(f"{part}.safetensors")
+    if digest is None:
+        raise InputError(f"preset {family} needs the published checkpoints: run `img2mesh models pull {family}`")
+    return WeightsRef(name=f"{family}/{part}", sha256=digest)

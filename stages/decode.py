@@ -30,10 +30,8 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     plain = codec.get_views(store, inputs.views, inputs.source.cameras)
     depth = codec.get_tensors(store, inputs.depth)["depth"]
     latents = codec.get_tensors(store, inputs.source.latents)["colour"].float()
-    front = autoencoder.pack_colour(plain.rgb[:1], plain.alpha[:1])[0]
-    with torch.no_grad():
-        decoded = autoencoder.unpack_colour(network(latents, front, depth, plain.cameras))
-    rgb, alpha = autoencoder.with_known(*decoded, torch.cat([plain.rgb[0], plain.alpha[:1]]))
+    rgb, alpha = decoder.decode_views(network, latents, plain, depth)
+    rgb, alpha = autoencoder.with_known(rgb, alpha, torch.cat([plain.rgb[0], plain.alpha[:1]]))
     aligned = Views(cameras=plain.cameras, rgb=rgb, alpha=alpha, normals=plain.normals)
     return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
 

@@ -33,26 +33,29 @@ def run(inputs: PreparedImage, params: Params, store: Store) -> MultiviewLatents
     import torch
 
     from img2mesh import codec
-    from img2mesh.diffusion.conditioning import class_labels
+    from img2mesh.diffusion.conditioning import class_labels, published_labels
     from img2mesh.diffusion.sampling import sample
     from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG, orbit
     from img2mesh.models import autoencoder, multiview
 
     vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
     generator = multiview.load(params.generator.name, params.generator.sha256)
-    front = autoencoder.over_white(autoencoder.resize_rgba(codec.get_picture(store, inputs.image), params.view_size_px))[None]
+    place = next(generator.parameters()).device
+    front = autoencoder.over_white(autoencoder.resize_rgba(codec.get_picture(store, inputs.image), params.view_size_px))
+    known = autoencoder.encode_picture(vae, front)
+    labels = published_labels() if generator.config.get("labels") == "published" else class_labels(VIEW_AZIMUTHS_DEG)
     with torch.no_grad():
-        known = vae.encode(autoencoder.pack_colour(front[:, :3], front[:, 3])).latent_dist.mode()[0]
         latents = sample(
             generator,
             generator.scheduler(),
-            condition=known * vae.config["scaling_factor"],
-            embedding=generator.embed(front[:, :3])[0],
-            labels=class_labels(VIEW_AZIMUTHS_DEG),
+            condition=(known * vae.config["scaling_factor"]).to(place),
+            embedding=generator.embed(front[None, :3].to(place))[0],
+            labels=labels.to(place),
             steps=params.sampling.steps,
             guidance_scale=params.sampling.guidance_scale,
+            eta=params.sampling.eta,
             seed=params.seed,
-        )
+        ).cpu()
     normal, colour = (latents / vae.config["scaling_factor"]).chunk(2)
     colour[0] = known
     return MultiviewLatents(

@@ -33,6 +33,7 @@ def sample(
     steps: int,
     guidance_scale: float,
     seed: int,
+    eta: float = 0.0,
 ) -> Float[Tensor, "row latent height width"]:
     """Latents of all views, normals first, then colours, scaled as the network sees them.
 
@@ -42,7 +43,8 @@ def sample(
         labels: Camera and task rows, see `conditioning.class_labels`.
         steps: Sampling steps.
         guidance_scale: 1 switches guidance off and halves the work.
-        seed: Of the initial noise, drawn on the CPU so that all devices start alike.
+        seed: Of all noise, drawn on the CPU so that all devices start alike.
+        eta: Share of fresh noise in each step, see `SamplingConfig`.
 
     Source: Song et al., DDIM, 2021; Ho and Salimans, Classifier-free diffusion guidance, 2022.
     """
@@ -57,7 +59,7 @@ def sample(
             prediction = network(noisy, timestep, embeddings, labels)
         else:
             prediction = _guided(network, noisy, timestep, embeddings, labels, guidance_scale)
-        latents = scheduler.step(prediction, timestep, latents).prev_sample
+        latents = scheduler.step(prediction, timestep, latents, eta=eta, generator=generator).prev_sample
     return latents
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from img2mesh.geometry.cameras import Cameras
-from img2mesh.geometry.epipolar import epipolar_grid, sample_offsets
+from img2mesh.geometry.epipolar import Sightings, sample_offsets
 from img2mesh.geometry.plucker import plucker_rays
+from img2mesh.models.exchange import Exchange, Layer
 
 
 def zero(layer: Any) -> None:
@@ -21,9 +21,9 @@ def zero(layer: Any) -> None:
 class DepthTruncatedEpipolarAttention(nn.Module):
     """Attention of each pixel over a few points near its depth, seen in all other views.
 
-    The features of a point in the N - 1 other views are concatenated and pass a two-layer MLP. Because interpolation and the
-    first layer are both linear, that layer is applied to the feature maps before they are sampled, one slice of it a source,
-    and the results are summed: the concatenated gather of the paper's formulation never exists.
+    The features of a point in the N - 1 other views are concatenated and pass a two-layer MLP, which gives its key and its
+    value. The same is computed here with less: see `exchange`. Neither the concatenated gather of the paper's formulation nor
+    keys and values ever exist.
 
     The output projection starts at zero, so a new layer changes nothing. Points outside a source's image contribute zero
     features; pixels without depth keep theirs.
@@ -34,6 +34,7 @@ class DepthTruncatedEpipolarAttention(nn.Module):
         samples: Points along each ray.
         radius: Half the length of the sampled interval, scene units.
         heads: Attention heads.
+        groups: Of the normalisation before it.
 
     Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024, section 3.2, equations 1 and 2.
     """
@@ -67,34 +68,29 @@ class DepthTruncatedEpipolarAttention(nn.Module):
             cameras: At the features' resolution.
             generator: Draws the points within their strata in training.
         """
-        told = torch.cat([self.norm(features), plucker_rays(cameras).to(features)], dim=1)
-        queries = self.to_q(told)
-        # [view, source, hidden, h, w]: the slice of the first layer that each view needs as the i-th source of another.
-        sliced = self.mlp_in(told).unflatten(1, (self.views - 1, self.hidden))
+        if not torch.is_grad_enabled() and not any(weight.any() for weight in self.to_out.parameters()):
+            return features
         offsets = sample_offsets(self.samples, self.radius, generator).to(depth)
-        outputs = [self._attend(view, queries[view], sliced, depth[view], cameras, offsets) for view in range(self.views)]
-        covered = (depth > 0)[:, None].to(features)
-        return features + self.to_out(torch.stack(outputs)) * covered
+        layer = Layer(
+            sightings=Sightings(cameras=cameras, depth=depth, offsets=offsets),
+            rays=plucker_rays(cameras).to(features).flatten(2),
+            groups=self.norm.num_groups,
+            eps=self.norm.eps,
+        )
+        keys, values, bias = self._folded()
+        weights = (self.to_q.weight.flatten(1), self.mlp_in.weight.flatten(1).unflatten(0, (self.views - 1, self.hidden)))
+        mixing = (self.place, keys, values, self.to_out.weight.flatten(1), bias)
+        return Exchange.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            layer, features, self.norm.weight, self.norm.bias, *weights, *mixing
+        )
 
-    def _attend(
-        self,
-        view: int,
-        query: Float[Tensor, "channel height width"],
-        sliced: Float[Tensor, "view source hidden height width"],
-        depth: Float[Tensor, "height width"],
-        cameras: Cameras,
-        offsets: Float[Tensor, "sample"],
-    ) -> Float[Tensor, "channel height width"]:
-        height, width = depth.shape
-        grid = epipolar_grid(cameras, view, depth, offsets).flatten(1, 2)
-        maps = torch.stack([sliced[(view + step) % self.views, step - 1] for step in range(1, self.views)])
-        # Positions need single precision at least, whatever the features have.
-        precise = torch.promote_types(maps.dtype, torch.float32)
-        seen = functional.grid_sample(maps.to(precise), grid.to(precise), align_corners=False).sum(dim=0).to(maps)
-        seen = seen.reshape(self.hidden, self.samples, height * width).permute(2, 1, 0)
-        points = self.mlp_out(functional.silu(seen + self.place.to(seen)))
-        keys, values = self.to_kv(points).unflatten(2, (2, self.heads, -1)).unbind(dim=2)
-        asked = query.flatten(1).T.unflatten(1, (1, self.heads, -1))
-        scores = (asked * keys).sum(dim=-1) / keys.shape[-1] ** 0.5
-        mixed = (scores.softmax(dim=1)[..., None] * values).sum(dim=1)
-        return mixed.flatten(1).T.reshape(-1, height, width)
+    def _folded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The MLP's second layer inside the projections to keys (scaled) and values, and what its bias adds to the output.
+
+        To all points of a ray its bias adds the same in the keys, which the softmax does not see.
+        """
+        with torch.autocast(self.place.device.type, enabled=False):
+            keys, values = self.to_kv.weight.unflatten(0, (2, self.heads, -1)).unbind()
+            bias = self.to_out.bias + self.to_out.weight.flatten(1) @ (values.flatten(0, 1) @ self.mlp_out.bias)
+            folded = keys @ self.mlp_out.weight / keys.shape[1] ** 0.5, values @ self.mlp_out.weight
+        return *folded, bias

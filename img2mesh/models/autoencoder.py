@@ -2,6 +2,9 @@
 
 One AutoencoderKL serves both domains. A picture enters as sRGB over white, a normal map as the vectors themselves (zero in the
 background); coverage follows as the last channel, so that generated views come with their masks. All channels are in [-1, 1].
+
+The published autoencoder has three channels. Its generator paints normal maps over white, which read as vectors are (1, 1, 1):
+longer than any normal, so that the length says what is covered.
 """
 
 import functools
@@ -15,7 +18,7 @@ from torch.nn import functional
 
 from img2mesh.geometry.cameras import VIEW_NAMES, Cameras
 from img2mesh.geometry.views import Views
-from img2mesh.models.checkpoint import load_weights
+from img2mesh.models.checkpoint import load_network
 
 BACK = VIEW_NAMES.index("back")
 
@@ -24,7 +27,7 @@ def from_config(config: dict[str, Any]) -> AutoencoderKL:
     """The network that a weights file's configuration describes."""
     levels = len(config["block_out_channels"])
     return AutoencoderKL(
-        **config,
+        **{key: value for key, value in config.items() if not key.endswith("_block_types")},
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
     )
@@ -37,10 +40,14 @@ def load(name: str, sha256: str) -> AutoencoderKL:
     Raises:
         ArtifactError: The file is missing or has another digest.
     """
-    state, config = load_weights(name, sha256)
-    network = from_config(config).eval().requires_grad_(requires_grad=False)
-    network.load_state_dict(state)
-    return network
+    return load_network(name, sha256, from_config)
+
+
+@torch.no_grad()
+def encode_picture(network: AutoencoderKL, front: Float[Tensor, "4 height width"]) -> Float[Tensor, "latent h w"]:
+    """The latent of a picture over white with its coverage, unscaled: the distribution's mode."""
+    packed = pack_colour(front[None, :3], front[None, 3])[:, : network.config["in_channels"]]
+    return network.encode(packed.to(network.device)).latent_dist.mode()[0].cpu()
 
 
 def pack_colour(
@@ -71,6 +78,23 @@ def unpack_normals(packed: Float[Tensor, "batch 4 height width"]) -> Float[Tenso
     return functional.normalize(packed[:, :3], dim=1) * covered
 
 
+def unpack_painted(
+    colour: Float[Tensor, "batch 3 height width"], normal: Float[Tensor, "batch 3 height width"]
+) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch height width"], Float[Tensor, "batch 3 height width"]]:
+    """Picture, coverage and unit normals of outputs that have no coverage of their own: normals are painted over white.
+
+    A normal has length 1 and the background sqrt 3; lengths between them are borders. Elsewhere than under the object the
+    picture is white.
+    """
+    length = normal.norm(dim=1)
+    alpha = ((3**0.5 - length) / (3**0.5 - 1)).clamp(0, 1)
+    # The decoder does not meet the lengths exactly: all is covered up to a third of the way, and nothing from two thirds on.
+    alpha = (alpha * 3 - 1).clamp(0, 1)
+    picture = (colour / 2 + 0.5).clamp(0, 1)
+    picture = torch.where(alpha[:, None] > 0, picture, torch.ones_like(picture))
+    return picture, alpha, functional.normalize(normal, dim=1) * (alpha[:, None] > 0.5)
+
+
 @torch.no_grad()
 def decode_views(
     latents: dict[str, Tensor],
@@ -91,11 +115,20 @@ def decode_views(
         sha256: Their digest.
     """
     network = load(name, sha256)
-    rgb, alpha = unpack_colour(network.decode(latents["colour"].float()).sample)
-    normals = unpack_normals(network.decode(latents["normal"].float()).sample)
+    colour, normal = (_decode(network, latents[domain]) for domain in ("colour", "normal"))
+    if network.config["out_channels"] == 3:
+        rgb, alpha, normals = unpack_painted(colour, normal)
+    else:
+        (rgb, alpha), normals = unpack_colour(colour), unpack_normals(normal)
     front = over_white(resize_rgba(front_rgba, cameras.width_px))
     rgb, alpha = with_known(rgb, alpha, front)
     return Views(cameras=cameras, rgb=rgb, alpha=alpha, normals=normals)
+
+
+def _decode(network: AutoencoderKL, latents: Float[Tensor, "view latent h w"]) -> Float[Tensor, "view channel height width"]:
+    """All latents decoded; one by one where the pictures are large, which takes a sixth of the memory."""
+    parts = latents.split(1 if latents.shape[-1] > 16 else len(latents))
+    return torch.cat([network.decode(part.to(network.device, torch.float32)).sample.cpu() for part in parts])
 
 
 def with_known(

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from img2mesh.geometry.cameras import Cameras
 from img2mesh.geometry.depth import pool_depth
+from img2mesh.geometry.views import Views
 from img2mesh.models.attention import DepthTruncatedEpipolarAttention, zero
-from img2mesh.models.checkpoint import load_weights
+from img2mesh.models.checkpoint import load_network
 
 
 class DepthGuidedDecoder(nn.Module):
@@ -62,7 +63,7 @@ class DepthGuidedDecoder(nn.Module):
             cameras: Of the full-size pictures.
             generator: Draws the points within their strata in training.
         """
-        single = torch.zeros(1, len(latents), device=latents.device)
+        single = latents.new_zeros(1, len(latents))
         hidden = self.decoder.mid_block(self.decoder.conv_in(latents), image_only_indicator=single)
         for block, condition, attention, scale in zip(
             self.decoder.up_blocks, self.fronts, self.attentions, self.scales, strict=True
@@ -134,12 +135,34 @@ def inherit(network: DepthGuidedDecoder, autoencoder: dict[str, Tensor]) -> None
 
 @functools.cache
 def load(name: str, sha256: str) -> DepthGuidedDecoder:
-    """The trained decoder, read once a process.
+    """The decoder, read once a process; a file without the new layers is that of the temporal decoder alone.
 
     Raises:
         ArtifactError: The file is missing or has another digest.
     """
-    state, config = load_weights(name, sha256)
-    network = DepthGuidedDecoder(config).eval().requires_grad_(requires_grad=False)
-    network.load_state_dict(state)
-    return network
+    return load_network(name, sha256, DepthGuidedDecoder, new=("fronts.", "attentions."))
+
+
+@torch.no_grad()
+def decode_views(
+    network: DepthGuidedDecoder,
+    latents: Float[Tensor, "view latent h w"],
+    plain: Views,
+    depth: Float[Tensor, "view height width"],
+) -> tuple[Float[Tensor, "view 3 height width"], Float[Tensor, "view height width"]]:
+    """Pictures over white and coverage of all views, in [0, 1].
+
+    A decoder with three channels, as the published one, says nothing of coverage: that of the plain decode stays.
+
+    Args:
+        latents: Unscaled, the front first.
+        plain: The plainly decoded views; their front is the prepared picture.
+        depth: z-depth of each view, scene units, 0 in the background.
+    """
+    place = network.decoder.conv_in.weight.device
+    front = torch.cat([plain.rgb[0], plain.alpha[:1]])[: network.decoder.conv_out.out_channels] * 2 - 1
+    decoded = network(latents.to(place), front.to(place), depth.to(place), plain.cameras.to(place)).cpu()
+    image = (decoded / 2 + 0.5).clamp(0, 1)
+    if image.shape[1] == 4:
+        return image[:, :3], image[:, 3]
+    return torch.where(plain.alpha[:, None] > 0, image, torch.ones_like(image)), plain.alpha

@@ -7,9 +7,10 @@ import torch
 from diffusers import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from img2mesh.models.checkpoint import load_weights
+from img2mesh.models.checkpoint import load_network
 from img2mesh.models.multiview_unet import MultiviewUNet
 
 
@@ -17,7 +18,8 @@ class MultiviewGenerator(nn.Module):
     """A picture's embedding and the network that it conditions.
 
     Attributes:
-        config: The configurations of both networks and of the noise schedule, as the weights file keeps them.
+        config: The configurations of both networks and of the noise schedule, as the weights file keeps them; and, for a
+            published generator, how pictures are put before the encoder and which camera rows the network knows.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -28,7 +30,18 @@ class MultiviewGenerator(nn.Module):
 
     def embed(self, rgb: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 dim"]:
         """Image embedding of pictures over white in [0, 1], as one token each."""
-        return self.image_encoder(rgb * 2 - 1).image_embeds[:, None]
+        weight = self.image_encoder.visual_projection.weight
+        return self.image_encoder(self._as_the_encoder_sees(rgb).to(weight)).image_embeds[:, None].to(rgb)
+
+    def _as_the_encoder_sees(self, rgb: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
+        """Pictures at the encoder's size with its channels' means and deviations; a compact encoder takes [-1, 1] as it is."""
+        look = self.config.get("picture")
+        if look is None:
+            return rgb * 2 - 1
+        size = (look["size_px"], look["size_px"])
+        resized = functional.interpolate(rgb, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        mean, deviation = (rgb.new_tensor(look[key])[:, None, None] for key in ("mean", "deviation"))
+        return (resized - mean) / deviation
 
     def forward(
         self,
@@ -38,9 +51,9 @@ class MultiviewGenerator(nn.Module):
         class_labels: Float[Tensor, "batch 10"],
     ) -> Float[Tensor, "batch latent height width"]:
         """The UNet's prediction for [normal, colour] x object x view."""
-        return self.unet(
-            sample, timestep, encoder_hidden_states=encoder_hidden_states, class_labels=class_labels, return_dict=False
-        )[0]
+        like = self.unet.conv_out.weight
+        told = {"encoder_hidden_states": encoder_hidden_states.to(like), "class_labels": class_labels.to(like)}
+        return self.unet(sample.to(like), timestep, **told, return_dict=False)[0].to(sample)
 
     def scheduler(self) -> DDIMScheduler:
         """A fresh sampler on the noise schedule that the network was trained with."""
@@ -54,7 +67,5 @@ def load(name: str, sha256: str) -> MultiviewGenerator:
     Raises:
         ArtifactError: The file is missing or has another digest.
     """
-    state, config = load_weights(name, sha256)
-    network = MultiviewGenerator(config).eval().requires_grad_(requires_grad=False)
-    network.load_state_dict(state)
+    network = load_network(name, sha256, MultiviewGenerator)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

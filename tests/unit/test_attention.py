@@ -1,11 +1,17 @@
 """Depth-truncated epipolar attention against a slow twin that gathers everything, as the paper writes it."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from img2mesh.geometry.cameras import orbit
 from img2mesh.geometry.epipolar import epipolar_grid, sample_offsets
 from img2mesh.geometry.plucker import plucker_rays
+from img2mesh.models import exchange
 from img2mesh.models.attention import DepthTruncatedEpipolarAttention
 
 VIEWS, SIZE, CHANNELS = 6, 8, 16
@@ -63,6 +69,76 @@ def test_equals_the_gathering_twin() -> None:
     assert torch.allclose(fast, slow, atol=1e-5)
 
 
+@pytest.mark.parametrize("budget", [1, 2**22], ids=["few at a time", "all at once"])
+def test_gradients_are_right(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(exchange._BUDGET, "cpu", budget)
+    size, channels = 6, 8
+    torch.manual_seed(0)
+    layer = DepthTruncatedEpipolarAttention(channels, views=3, samples=2, radius=0.2, heads=2, groups=2).double()
+    names = [name for name, _ in layer.named_parameters()]
+    weights = [torch.randn(parameter.shape, dtype=torch.float64) * 0.5 for parameter in layer.parameters()]
+    features = torch.randn(3, channels, size, size, dtype=torch.float64)
+    depth = (1.5 + torch.rand(3, size, size)) * (torch.rand(3, size, size) > 0.5)
+    depth[2] = 0
+    cameras = orbit((0.0, 60.0, 180.0), size_px=size)
+
+    def computed(features: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (features, depth, cameras))
+
+    inputs = [value.requires_grad_() for value in (features, *weights)]
+    assert torch.autograd.gradcheck(computed, inputs, fast_mode=True)
+
+
+def test_the_gradients_are_those_of_the_twin() -> None:
+    layer, (features, depth) = attention(), inputs()
+    upstream = torch.randn(features.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = []
+    for compute in (lambda f: layer(f, depth, orbit(size_px=SIZE)), lambda f: twin(layer, f, depth)):
+        leaf = features.clone().requires_grad_()
+        layer.zero_grad()
+        compute(leaf).backward(upstream)
+        found.append([leaf.grad, *(parameter.grad for parameter in layer.parameters())])
+    assert all(torch.allclose(ours, slow, atol=1e-5) for ours, slow in zip(*found, strict=True))
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest result of any operation has that shares no memory with its inputs."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        known = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
+        made = [leaf for leaf in tree_leaves(results) if isinstance(leaf, torch.Tensor)]
+        fresh = [leaf.untyped_storage().nbytes() // leaf.element_size() for leaf in made if leaf.data_ptr() not in known]
+        self.numbers = max([self.numbers, *fresh])
+        return results
+
+
+def test_nothing_as_large_as_the_gather_ever_exists() -> None:
+    size, channels, samples = 32, 64, 7
+    torch.manual_seed(0)
+    layer = DepthTruncatedEpipolarAttention(channels, views=VIEWS, samples=samples, radius=0.1, heads=2, groups=8)
+    torch.nn.init.normal_(layer.to_out.weight)
+    features = torch.randn(VIEWS, channels, size, size, requires_grad=True)
+    depth = 1.6 + 0.8 * torch.rand(VIEWS, size, size)
+    with Largest() as largest:
+        layer(features, depth, orbit(size_px=size)).sum().backward()
+    gather = VIEWS * (VIEWS - 1) * size * size * samples * channels
+    assert features.numel() <= largest.numbers <= gather / 8
+
+
+def test_mixed_precision_comes_close() -> None:
+    layer, (features, depth) = attention().float(), inputs()
+    features = features.float().requires_grad_()
+    gradients = []
+    for mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            output = layer(features, depth, orbit(size_px=SIZE))
+        gradients.append(torch.autograd.grad(output.float().square().sum(), features)[0])
+    assert functional.cosine_similarity(*(g.flatten() for g in gradients), dim=0) > 0.999
+
+
 def test_background_pixels_keep_their_features() -> None:
     layer, (features, depth) = attention(), inputs()
     with torch.no_grad():
@@ -76,6 +152,8 @@ def test_a_new_layer_changes_nothing() -> None:
     features, depth = inputs()
     layer = DepthTruncatedEpipolarAttention(CHANNELS, views=VIEWS, samples=3, radius=0.2, heads=4, groups=4).double()
     assert torch.equal(layer(features, depth, orbit(size_px=SIZE)), features)
+    with torch.no_grad():
+        assert torch.equal(layer(features, depth, orbit(size_px=SIZE)), features)
 
 
 def test_gradients_reach_features_of_other_views() -> None:

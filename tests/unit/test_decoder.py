@@ -1,6 +1,11 @@
 """The depth-guided decoder around a plain one."""
 
+import json
+from pathlib import Path
+
+import pytest
 import torch
+from diffusers import AutoencoderKLTemporalDecoder
 
 from img2mesh.geometry.cameras import orbit
 from img2mesh.models.autoencoder import from_config
@@ -48,3 +53,50 @@ def test_the_front_picture_reaches_other_views_through_depth_alone() -> None:
         untold = [network(latents, picture, depth * 0, orbit(size_px=32)) for picture in pictures]
     assert not torch.allclose(told[0][2], told[1][2], atol=1e-3)
     assert torch.allclose(untold[0][2], untold[1][2], atol=1e-6)
+
+
+def temporal(widths: tuple[int, ...]) -> AutoencoderKLTemporalDecoder:
+    """Diffusers' own network at some size; at the widths (128, 256, 512, 512) that of Stable Video Diffusion."""
+    torch.manual_seed(0)
+    network = AutoencoderKLTemporalDecoder(
+        block_out_channels=widths, layers_per_block=2, down_block_types=("DownEncoderBlock2D",) * len(widths)
+    )
+    return network.eval()
+
+
+def farthest(widths: tuple[int, ...], side: int) -> float:
+    """How far the guided decoder with new layers is from the temporal one around which it is built."""
+    original = temporal(widths)
+    for name, parameter in original.decoder.named_parameters():
+        if "mix_factor" in name or "time_conv_out" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    shared = {"out_channels": 3, "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 32, "num_views": 6}
+    new = {"samples": [7] * (len(widths) - 1) + [2], "radius": 0.1, "head_dim": 64}
+    network = DepthGuidedDecoder({**shared, **new, "block_out_channels": list(widths)}).eval()
+    network.decoder.load_state_dict(original.decoder.state_dict(), strict=True)
+    size, latents = side * 2 ** (len(widths) - 1), torch.randn(6, 4, side, side)
+    depth = torch.full((6, size, size), 2.0)
+    # With gradients asked for, the layers that do nothing yet are computed all the same.
+    guided = network(latents, torch.randn(3, size, size), depth, orbit(size_px=size)).detach()
+    with torch.no_grad():
+        skipped = network(latents, torch.randn(3, size, size), depth, orbit(size_px=size))
+        expected = original.decode(latents, num_frames=6).sample
+    return max(float((found - expected).abs().max()) for found in (guided, skipped))
+
+
+def test_new_layers_leave_the_temporal_decoder_as_it_is() -> None:
+    assert farthest((32, 64), side=8) < 1e-5
+
+
+@pytest.mark.slow
+def test_new_layers_leave_the_full_temporal_decoder_as_it_is() -> None:
+    # Half the side of the published latents: the same network with a quarter of the pixels.
+    assert farthest((128, 256, 512, 512), side=16) < 1e-5
+
+
+def test_the_full_temporal_decoder_has_the_published_names() -> None:
+    with torch.device("meta"):
+        network = temporal((128, 256, 512, 512))
+    expected = json.loads((Path(__file__).parents[1] / "golden" / "svd_vae_keys.json").read_text())
+    assert len(expected) == 374
+    assert {name: list(tensor.shape) for name, tensor in network.state_dict().items()} == expected

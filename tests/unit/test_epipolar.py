@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from img2mesh.geometry.cameras import orbit, pixel_centres, unproject
 from img2mesh.geometry.depth import add_structured_noise, pool_depth
-from img2mesh.geometry.epipolar import epipolar_grid, sample_offsets
+from img2mesh.geometry.epipolar import Sight, bilinear_corners, epipolar_grid, sample_offsets
 from img2mesh.geometry.plucker import plucker_rays
 
 
@@ -69,3 +70,20 @@ def test_structured_noise_is_bounded_and_survives_pooling() -> None:
     assert error.abs().max() <= sum(scales)
     independent = (torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.1
     assert pool_depth(noisy, 8)[:, 4:].std() > 4 * torch.nn.functional.avg_pool2d(independent, 8).std()
+
+
+def test_corners_interpolate_as_grid_sample_does_also_outside() -> None:
+    sources, width, height = 3, 5, 4
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(sources, 2, height, width, generator=generator, dtype=torch.float64)
+    grid = torch.rand(sources, 6, 7, 2, generator=generator, dtype=torch.float64) * 3 - 1.5
+    rows, weights = bilinear_corners(grid, width, height)
+    sight = Sight(rays=torch.arange(7), rows=rows, weights=weights, pixels=width * height)
+    table = maps.flatten(2).mT.flatten(0, 1).contiguous()
+    expected = functional.grid_sample(maps, grid, align_corners=False).sum(dim=0)
+    assert torch.allclose(sight.look_up(table, slice(None)), expected.permute(2, 1, 0), atol=1e-12)
+    # Its transpose: the same number either way round.
+    seen = torch.randn(7, 6, 2, generator=generator, dtype=torch.float64)
+    there = (sight.look_up(table, slice(None)) * seen).sum()
+    back = (table.unflatten(0, (sources, -1)) * sight.scatter(seen, sources)).sum()
+    assert there.item() == pytest.approx(back.item())

@@ -1,0 +1,111 @@
+"""The published networks' configurations, and what they cost on this machine: time and memory with random weights.
+
+`python -m img2mesh.models.full_size PART` builds one network at full size, runs it once and prints a line of JSON.
+"""
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from img2mesh.geometry.cameras import orbit
+from img2mesh.models.autoencoder import from_config
+from img2mesh.models.decoder import DepthGuidedDecoder
+from img2mesh.models.multiview_unet import MultiviewUNet
+from img2mesh.models.placement import device, place, precision
+from img2mesh.models.published import GUIDANCE
+
+UNET: dict[str, Any] = {
+    "sample_size": 32,
+    "in_channels": 8,
+    "out_channels": 4,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 10,
+    "num_views": 6,
+}
+AUTOENCODER: dict[str, Any] = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4}
+DECODER: dict[str, Any] = {**AUTOENCODER, "out_channels": 3, "norm_num_groups": 32, **GUIDANCE}
+SIZE_PX, CELLS = 256, 32
+
+
+def random_network(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network of small random weights in the precision that its size gets here; never made in any other."""
+    with init_empty_weights(include_buffers=False):
+        network = build()
+    dtype = precision(sum(parameter.numel() for parameter in network.parameters()))
+    state = {}
+    for name, tensor in network.state_dict().items():
+        spread = 0.5 / max(1, tensor[0].numel()) ** 0.5 if tensor.ndim > 1 else 0.02
+        state[name] = torch.empty(tensor.shape, dtype=dtype).uniform_(-spread, spread)
+    network.load_state_dict(state, assign=True)
+    return place(network)
+
+
+def diffusion_step() -> Callable[[], Tensor]:
+    """One step of all twelve latents, without guidance, which would double it."""
+    network = random_network(lambda: MultiviewUNet.from_published_config(UNET))
+    like = next(network.parameters())
+    shapes = {"sample": (12, 8, CELLS, CELLS), "encoder_hidden_states": (12, 1, 768), "class_labels": (12, 10)}
+    told = {name: torch.randn(shape).to(like) for name, shape in shapes.items()}
+    return lambda: network(timestep=torch.tensor(500, device=like.device), **told).sample
+
+
+def plain_decode() -> Callable[[], Tensor]:
+    """Colours and normals of all views, one latent at a time."""
+    network: Any = random_network(lambda: from_config(AUTOENCODER))
+    latents = torch.randn(12, 4, CELLS, CELLS).to(network.device)
+    return lambda: torch.cat([network.decode(one).sample.cpu() for one in latents.split(1)])
+
+
+def guided_decode() -> Callable[[], Tensor]:
+    """Colours of all views under depth, with every new layer at work."""
+    network = random_network(lambda: DepthGuidedDecoder(DECODER))
+    like = next(network.parameters())
+    side = torch.linspace(-1, 1, SIZE_PX)
+    ball = (side[:, None].square() + side.square()).expand(6, -1, -1)
+    depth = torch.where(ball < 0.4, 2 - (0.4 - ball).clamp(min=0).sqrt(), 0).to(like)
+    cameras = orbit(size_px=SIZE_PX).to(like.device)
+    latents, front = torch.randn(6, 4, CELLS, CELLS).to(like), torch.rand(3, SIZE_PX, SIZE_PX).to(like)
+    return lambda: network(latents, front, depth, cameras)
+
+
+PARTS: dict[str, Callable[[], Callable[[], Tensor]]] = {
+    "diffusion-step": diffusion_step,
+    "plain-decode": plain_decode,
+    "guided-decode": guided_decode,
+}
+
+
+@torch.no_grad()
+def measure(part: str) -> dict[str, Any]:
+    """Seconds and peak memory of one part in this process, which should do nothing else.
+
+    Returns:
+        `seconds` of one run after the weights are there, `peak_gb` of the process (of the GPU where there is one), `device`,
+        `dtype`, and whether all results were `finite`.
+    """
+    compute = PARTS[part]()
+    start = time.perf_counter()
+    result = compute()
+    finite = bool(result.isfinite().all())
+    seconds = time.perf_counter() - start
+    on_gpu = device() == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    dtype = str(result.dtype).removeprefix("torch.")
+    return {"part": part, "seconds": seconds, "peak_gb": peak / 1e9, "device": device(), "dtype": dtype, "finite": finite}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=tuple(PARTS))
+    print(json.dumps(measure(parser.parse_args().part)))
