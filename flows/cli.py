@@ -228,7 +228,11 @@ def verify(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read and re-hash every published file, manifest and blob; exits with 3 if one is missing or rotten."""
+    """Read and re-hash every published file, manifest and blob; exits with 3 if one is missing or rotten.
+
+    Without a batch, everything in the store is looked at, also what no batch has used. The next submit of the same pictures
+    repairs what is found.
+    """
     from flows.assets import open_assets
     from flows.submit import default_store
     from flows.verify import damages
@@ -239,7 +243,8 @@ def verify(
     batches = published.batches()
     if name is not None and name not in batches:
         raise InputError(f"no batch {name!r} in {published.uri}; `img2mesh status` lists what is there")
-    found = list(damages(published, open_store(store or default_store(assets)), [name] if name is not None else batches))
+    place = open_store(store or default_store(assets))
+    found = list(damages(published, place, batches if name is None else [name], all_stored=name is None))
     if as_json:
         _print_json({"assets": published.uri, "damages": found})
     for line in found:
@@ -248,6 +253,31 @@ def verify(
         raise ArtifactError(f"{len(found)} damaged or missing; submit the same pictures again to repair them")
     if not as_json:
         print(f"{sum(len(published.names(batch)) for batch in batches if name in (None, batch))} assets, all whole")
+
+
+@app.command()
+def gc(
+    assets: AssetsOption = "assets",
+    store: StoreOption = None,
+    *,
+    older_hours: Annotated[float, typer.Option(min=2, help="Spare what is younger: a running batch may need it.")] = 24.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the blobs that no manifest reaches, and with --delete remove them.
+
+    Pictures that were refused, results that were computed twice, and what killed processes have left. No asset is touched.
+    """
+    from flows.gc import collect_garbage
+    from flows.submit import default_store
+    from img2mesh.storage import open_store
+
+    place = open_store(store or default_store(assets))
+    garbage = collect_garbage(place, older_s=older_hours * 3600, delete=delete)
+    if as_json:
+        _print_json({"store": place.uri, "deleted": delete, **garbage.as_dict()})
+        return
+    print(f"{garbage.describe()} in {place.uri} {'removed' if delete else 'would be removed; --delete removes them'}")
 
 
 @app.command()

@@ -170,7 +170,7 @@ def _local(place: Path, shown: str) -> _Found:
 
 def _search_bucket(uri: str) -> tuple[list[_Found], int]:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    store = open_store(f"s3://{bucket}")
+    store = open_store(f"s3://{bucket}", "inbox")
     keys = [key for key in store.list(prefix) if not key.endswith("/")]
     pictures = [key for key in keys if key == prefix or PurePosixPath(key).suffix.lower() in SUFFIXES]
     if not pictures:

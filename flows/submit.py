@@ -233,6 +233,7 @@ def submit(
     """
     start = time.perf_counter()
     store, assets = open_store(request.store), open_assets(request.assets)
+    store.check()
     assets.check_writable()
     inbox = collect(request.paths, store, exclude=(request.assets, request.store))
     job = Job(request=request, pipeline=pipeline, store=store, assets=assets, listen=listen, launch=launch)
