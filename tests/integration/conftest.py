@@ -34,6 +34,15 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
+def role_actions(bucket: str) -> dict[str, list[str]]:
+    """What each role may do, as SeaweedFS has it: the same as in docker-compose.yml, below a bucket of the tests."""
+    return {
+        "inbox": [f"Read:{bucket}/inbox/*", f"List:{bucket}/inbox/*"],
+        "work": [f"{action}:{bucket}/work/*" for action in ("Read", "Write", "List")],
+        "assets": [f"{action}:{bucket}/assets/*" for action in ("Read", "Write", "List")],
+    }
+
+
 def wait_until_it_answers(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
     """Return when something answers, whatever it says."""
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -58,7 +67,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     secret = secrets.token_hex(16)
     credentials = [{"accessKey": "tests", "secretKey": secret}]
     identity = {"name": "tests", "actions": ["Admin", "Read", "Write", "List"], "credentials": credentials}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    roles = [
+        {"name": role, "actions": actions, "credentials": [{"accessKey": role, "secretKey": secret}]}
+        for role, actions in role_actions("tests").items()
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, *roles]}))
     command = [
         str(Path(sys.executable).parent / "weed"), "mini", "-bucket=tests",
         f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
