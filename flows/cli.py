@@ -325,24 +325,47 @@ def up(
 
 @app.command()
 def deploy(
-    cron: Annotated[str, typer.Option(help="When: five fields, such as '0 * * * *'.")],
-    inbox: Annotated[str, typer.Option(metavar="URI", help="The folder or s3://bucket/prefix to reconstruct each time.")],
+    *,
+    file: Annotated[Path | None, typer.Option(help="A service.toml: pool and batches; instead of all the others.")] = None,
+    cron: Annotated[str | None, typer.Option(help="When: five fields, such as '0 * * * *'.")] = None,
+    inbox: Annotated[
+        str | None, typer.Option(metavar="URI", help="The folder or s3://bucket/prefix to reconstruct each time.")
+    ] = None,
     assets: AssetsOption = "assets",
     store: StoreOption = None,
     preset: PresetOption = "compact",
     name: Annotated[str | None, typer.Option(help="The batch's folder among the assets.", show_default="the inbox's")] = None,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Move refused pictures to quarantine/ in the inbox, with the reason.")
+    ] = False,
 ) -> None:
-    """Register a scheduled batch on the Prefect server of PREFECT_API_URL."""
-    from flows.inbox import absolute_uri
-    from flows.serve import deploy as register
+    """Register scheduled batches on the Prefect server of PREFECT_API_URL: one, or those of a file."""
+    from flows.deployments import Batch, Service, read_service
+    from flows.deployments import deploy as register
     from flows.submit import Request
     from img2mesh import presets as known
 
-    known.get(preset)
-    wanted = Request.of([inbox], assets=assets, store=store, name=name, preset=preset)
-    places = {"inbox": inbox, "assets": wanted.assets, "store": wanted.store}
-    full_name = register(cron=cron, preset=preset, name=wanted.name, **{key: absolute_uri(uri) for key, uri in places.items()})
-    print(f"{full_name}: {inbox} at '{cron}'; a worker of `img2mesh up` runs it")
+    if file is not None:
+        service = read_service(file)
+    elif cron is None or inbox is None:
+        raise InputError("nothing to deploy: give --file service.toml, or --cron and --inbox")
+    else:
+        wanted = Request.of([inbox], assets=assets, store=store, name=name, preset=preset)
+        one = Batch(
+            name=wanted.name,
+            inbox=inbox,
+            assets=wanted.assets,
+            store=wanted.store,
+            cron=cron,
+            preset=preset,
+            quarantine=quarantine,
+        )
+        service = Service(batches=(one,))
+    for batch in service.batches:
+        known.get(batch.preset)
+    register(service)
+    for batch in service.batches:
+        print(f"batch/{batch.name}: {batch.inbox} at '{batch.cron}'; a worker of the pool {service.pool.name} runs it")
 
 
 @data.command()

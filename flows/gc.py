@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from flows.claims import PREFIX
 from flows.verify import blobs_in
 from img2mesh.errors import ArtifactError
 from img2mesh.storage import Entry, Store, blob_key
@@ -51,7 +52,7 @@ def collect_garbage(store: Store, *, older_s: float, delete: bool) -> Garbage:
     """
     now_s = store.clock_s()
     # The listing of blobs comes first: what a manifest names that appears meanwhile is not among them, or is reached.
-    unreached = [*store.entries("blobs/"), *store.entries("probes/")]
+    unreached = [*store.entries("blobs/"), *store.entries("probes/"), *store.entries(PREFIX)]
     needed = reached(store)
     unreached = [entry for entry in unreached if entry.key not in needed]
     old = tuple(entry for entry in unreached if now_s - entry.modified_s >= older_s)

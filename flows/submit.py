@@ -16,6 +16,7 @@ from flows.launch import Launch, in_process
 from flows.reconstruct import Event, Listen, Reconstruction, RunStage, Step, Walk, find_done
 from img2mesh.errors import ArtifactError, Img2MeshError, InputError, TransientError
 from img2mesh.manifests import Model, SourceImage
+from img2mesh.stage import canonical_json, sha256_hex
 from img2mesh.storage import Store, file_error, open_store
 
 # Which class decides the exit code of a batch in which several things went wrong: the one to act on first.
@@ -174,6 +175,12 @@ class Job:
             run_stage=run_stage,
             listen=self.listen,
         )
+
+    def work_name(self, item: Item) -> str:
+        """The same for all who would compute the same from this image, and for nobody else."""
+        assert item.source is not None
+        steps = [[stage.name, str(stage.version), params.model_dump(mode="json")] for stage, params in self.pipeline]
+        return sha256_hex(canonical_json({"image": item.source.image.sha256, "steps": steps}))
 
     def publish(self, item: Item, done: Reconstruction) -> Outcome:
         """Make the asset appear."""

@@ -293,6 +293,11 @@ class FileStore(Store):
                 return None
         return Entry(key=key, size_bytes=found.st_size, modified_s=found.st_mtime)
 
+    def clock_s(self) -> float:
+        """See `Store.clock_s`; nothing is left among the objects."""
+        with _file_errors(f"write to {self.uri}"), self._written(b"") as temporary:
+            return temporary.stat().st_mtime
+
     def update(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
         """See `Store.update`; the lock is that of the scratch folder."""
         with _file_errors(f"write {key} in {self.uri}"), self.scratch.exclusive():

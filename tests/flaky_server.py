@@ -52,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
-    def handle_one(self) -> None:
+    def handle_any(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
         fault = self.server.choose(self.command, self.path)
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -83,7 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one
+
+# The names that http.server looks for.
+for _method in ("GET", "PUT", "POST", "DELETE", "HEAD"):
+    setattr(_Handler, f"do_{_method}", _Handler.handle_any)
 
 
 @contextmanager
