@@ -94,7 +94,7 @@ def test_templates_hold_no_secrets() -> None:
     text = (FOLDER / "job-template.json").read_text(encoding="utf-8")
     variables = json.loads(text)["variables"]["properties"]
     assert set(variables["env"]["default"]) == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY"}
-    assert "SECRET_ACCESS_KEY\":" not in text.replace(" ", "")
+    assert 'SECRET_ACCESS_KEY":' not in text.replace(" ", "")
 
 
 def test_the_shipped_service_can_be_read(tmp_path: Path) -> None:

@@ -62,9 +62,7 @@ def test_each_device_has_one_holder(tmp_path: Path) -> None:
 
 
 def test_a_killed_holder_s_device_is_free_at_once(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
-    )
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     assert str(holder.pid) in (tmp_path / "gpu-0.lock").read_text()
