@@ -6,6 +6,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlparse
@@ -81,7 +82,8 @@ def collect(paths: Sequence[str], store: Store, *, exclude: Iterable[str] = ()) 
         found |= {one.place: one for one in more}
     if not found and len(refused) == 1:
         raise refused[0][1]
-    items = [_take(one, store) for one in found.values()]
+    with ThreadPoolExecutor(store.calls_at_once) as pool:
+        items = list(pool.map(lambda one: _take(one, store), found.values()))
     items += [Item(name=safe_name(_last_part(path)), file=_printable(path), refusal=error) for path, error in refused]
     return Inbox(items=_with_distinct_names(items), ignored=ignored)
 

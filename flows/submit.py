@@ -6,7 +6,9 @@ import secrets
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import img2mesh
@@ -244,7 +246,11 @@ def submit(
     assets.check_writable()
     inbox = collect(request.paths, store, exclude=(request.assets, request.store))
     job = Job(request=request, pipeline=pipeline, store=store, assets=assets, listen=listen, launch=launch)
-    outcomes = {item.name: outcome for item in inbox.items if (outcome := _settle(job, item)) is not None}
+    with ThreadPoolExecutor(max(store.calls_at_once, assets.objects.calls_at_once)) as pool:
+        settled = list(pool.map(partial(_settle, job), inbox.items))
+    outcomes = {outcome.item.name: outcome for outcome in settled if outcome is not None}
+    for outcome in outcomes.values():
+        _tell(job, outcome)
     pending = [item for item in inbox.items if item.name not in outcomes]
     if pending:
         expect(len(pending))
@@ -281,12 +287,14 @@ def _settle(job: Job, item: Item) -> Outcome | None:
         done = find_done(job.walk(item, _never))
         if done is None:
             return None
-        outcome = job.publish(item, done)
+        return job.publish(item, done)
     except Img2MeshError as error:
         return None if isinstance(error, ArtifactError) else job.failed(item, error)
-    for passed in done.passed:
-        job.listen(Event(image=item.name, stage=passed.record.name, phase="cached", seconds=passed.record.seconds))
-    return outcome
+
+
+def _tell(job: Job, outcome: Outcome) -> None:
+    for passed in outcome.reconstruction.passed if outcome.reconstruction else ():
+        job.listen(Event(image=outcome.item.name, stage=passed.record.name, phase="cached", seconds=passed.record.seconds))
 
 
 def _never(stage: Any, inputs: Model, params: Model) -> Any:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from img2mesh.errors import ArtifactError, Img2MeshError, InputError, TransientError
 from img2mesh.storage import RENEWAL_S, Entry, Role, Store
@@ -44,6 +44,8 @@ class _Object:
 
 class S3Store(Store):
     """A prefix in a bucket. Endpoint, region and credentials come from the environment, as for every AWS tool."""
+
+    calls_at_once: ClassVar[int] = 16
 
     def __init__(self, uri: str, *, bucket: str, prefix: str, role: Role = "work") -> None:
         super().__init__(uri.rstrip("/"))

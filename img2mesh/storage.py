@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 from urllib.parse import unquote, urlparse
 
 from img2mesh.errors import ArtifactError, Img2MeshError, InputError, TransientError
@@ -45,7 +45,12 @@ class Entry:
 
 
 class Store(ABC):
-    """Objects by key; keys are relative, `/`-separated and never climb."""
+    """Objects by key; keys are relative, `/`-separated and never climb.
+
+    Methods may be called from several threads; `calls_at_once` is how many at a time are worth it.
+    """
+
+    calls_at_once: ClassVar[int] = 1
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -376,6 +381,8 @@ class Scratch:
         if self._own is not None and self._process == os.getpid():
             return self._own
         with self._locked():
+            if self._own is not None and self._process == os.getpid():
+                return self._own  # another thread was quicker
             for folder in self._root.iterdir():
                 if folder.is_dir() and not _is_locked(folder):
                     shutil.rmtree(folder, ignore_errors=True)

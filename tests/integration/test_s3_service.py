@@ -110,7 +110,7 @@ def test_roles_open_their_own_places_only(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="check credentials"):
-        open_store("s3://tests/inbox/roles", "inbox").write("cat.png", b"")
+        open_store("s3://tests/work", "inbox").write("cat.png", b"")
     with pytest.raises(InputError, match="check credentials"):
         open_store("s3://tests/assets", "work").write("a", b"")
     with pytest.raises(InputError, match="check credentials"):
