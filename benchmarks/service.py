@@ -18,10 +18,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import httpx
 from command import picture, start, wait
 from small_cli import in_a_loop, steps
 
-from flows.batch import run_each
+from flows.batch import run_as_flow
 from flows.embedded import prefect_api
 from flows.submit import Report, Request, submit
 from img2mesh import storage
@@ -75,13 +76,15 @@ def stages(images: int) -> None:
         with prefect_api() as wait_for_server:
             wait_for_server()
             warm = inbox(folder / "warm", 2)
-            submitted(folder, warm, run_pending=run_each)
-            before_mb = peak_mb()
+            submitted(folder, warm, run_pending=run_as_flow)
+            before_mb, asked = peak_mb(), Counter[str]()
+            _count(httpx.Client, "send", asked)
             with measured() as seconds:
-                submitted(folder, pictures, run_pending=run_each)
+                submitted(folder, pictures, run_pending=run_as_flow)
                 taken = seconds()
         per_stage_ms = 1000 * taken / images / STAGES
         print(f"{images} images of {STAGES} stages through Prefect      {per_stage_ms:8.1f} ms a stage (limit 50)")
+        print(f"requests to Prefect's API for an image          {asked['send'] / images:8.1f} (events go through one socket)")
         print(f"memory of the worker: {before_mb:.0f} MB after 2 images, {peak_mb():.0f} MB after {images}")
         with measured() as seconds:
             submitted(folder / "plain", pictures, run_pending=in_a_loop)
@@ -120,10 +123,10 @@ def requests(images: int) -> None:
             print(f"calls of the store for an image {what}: {sum(counts.values()) / images:.1f} ({shown})")
 
 
-def _count(kind: type[storage.FileStore], method: str, counts: Counter[str]) -> None:
+def _count(kind: type[Any], method: str, counts: Counter[str]) -> None:
     original = getattr(kind, method)
 
-    def counted(self: storage.FileStore, *args: Any, **options: Any) -> Any:
+    def counted(self: Any, *args: Any, **options: Any) -> Any:
         counts[method] += 1
         return original(self, *args, **options)
 
@@ -140,7 +143,7 @@ def main() -> None:
     if "cached" in wanted:
         cached(options.images)
     if "stages" in wanted:
-        stages(50)
+        stages(30)
     if "workers" in wanted:
         workers(24, 0.25)
     if "requests" in wanted:

@@ -30,8 +30,8 @@ def requirements(image: str, pyproject: str) -> list[str]:
     """The pinned requirements of one image.
 
     Args:
-        image: orchestrator (no computing packages, but what a cluster's worker needs), torch (everything but GPL), mesh (one stage, with pymeshlab), objectstore
-            (SeaweedFS).
+        image: orchestrator (no computing packages, but what a cluster's worker needs), torch (everything but GPL), mesh (one
+            stage, with pymeshlab), objectstore (SeaweedFS).
         pyproject: The text of pyproject.toml.
 
     Raises:
