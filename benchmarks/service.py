@@ -143,7 +143,7 @@ def main() -> None:
     if "cached" in wanted:
         cached(options.images)
     if "stages" in wanted:
-        stages(30)
+        stages(15)
     if "workers" in wanted:
         workers(24, 0.25)
     if "requests" in wanted:

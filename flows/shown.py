@@ -5,12 +5,15 @@ Showing is never worth a batch: where the server refuses or is gone, a line in t
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flows.assets import Assets, Row
 
 LINKS_LAST_S = 7 * 24 * 3600
+# Each update is a connection of its own to the server: too dear for every image.
+_UPDATE_S = 10.0
 _MOST_ROWS = 1000
 _MOST_PREVIEWS = 50
 _SCORES = ("front_iou", "front_psnr_db", "watertight", "faces")
@@ -28,6 +31,7 @@ class Progress:
         """
         self._images = images
         self._artifact: Any = None
+        self._shown_s = time.monotonic()
         with _going_on():
             from prefect.artifacts import create_progress_artifact
 
@@ -36,9 +40,11 @@ class Progress:
             )
 
     def done(self, images: int) -> None:
-        """Show that so many images are done."""
-        if self._artifact is None:
+        """Show that so many images are done; now and then, and at the end."""
+        now_s = time.monotonic()
+        if self._artifact is None or (images < self._images and now_s - self._shown_s < _UPDATE_S):
             return
+        self._shown_s = now_s
         with _going_on():
             from prefect.artifacts import update_progress_artifact
 
