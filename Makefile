@@ -41,6 +41,10 @@ lint: $(VENV)/.installed-dev ## Check formatting, lint, types, layers, Dockerfil
 	$(BIN)/hadolint containers/Dockerfile.*
 	$(BIN)/shellcheck .ci/run infra/*.sh
 
+.PHONY: audit
+audit: $(VENV)/.installed-dev ## Look the installed packages up in the list of known vulnerabilities
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
+
 .PHONY: dev
 dev: system $(VENV)/.installed-dev ## Install for development, with the commit hooks
 	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit install; fi

@@ -30,8 +30,8 @@ def requirements(image: str, pyproject: str) -> list[str]:
     """The pinned requirements of one image.
 
     Args:
-        image: orchestrator (no computing packages), torch (everything but GPL), mesh (one stage, with pymeshlab), objectstore
-            (SeaweedFS).
+        image: orchestrator (no computing packages, but what a cluster's worker needs), torch (everything but GPL), mesh (one
+            stage, with pymeshlab), objectstore (SeaweedFS).
         pyproject: The text of pyproject.toml.
 
     Raises:
@@ -41,7 +41,7 @@ def requirements(image: str, pyproject: str) -> list[str]:
     everything, extras = project["dependencies"], project["optional-dependencies"]
     match image:
         case "orchestrator":
-            return [pin for pin in everything if package_name(pin) not in COMPUTING]
+            return [*(pin for pin in everything if package_name(pin) not in COMPUTING), *extras["kubernetes"]]
         case "torch":
             return list(everything)
         case "mesh":

@@ -4,26 +4,48 @@ Prefect schedules, retries and shows. It caches nothing and keeps no results: th
 """
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
-from prefect import flow, task
+import httpx
+from prefect import flow, tags, task
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows import shown
 from flows import submit as batches
-from flows.inbox import Item
+from flows.assets import open_assets
+from flows.claims import Claims
+from flows.devices import on_a_device
+from flows.embedded import is_healthy
+from flows.inbox import Item, quarantine_refused
+from flows.launch import environment
 from flows.reconstruct import AnyStage, Event, RunStage, stages_of
 from flows.submit import Job, Outcome, Request, ignore
-from img2mesh.errors import TransientError
+from img2mesh.errors import InputError, TransientError
 from img2mesh.manifests import Model
 from img2mesh.stage import Result
 from img2mesh.storage import is_full_disk
 
 BACK_OFF_S = (1.0, 5.0, 20.0)
+# How long a server that has gone may take to come back before an image is given up.
+SERVER_PATIENCE_S = 90.0
+_CLAIM_POLL_S = 1.0
 
 
-@flow(name="batch", persist_result=False)
+def _run_name() -> str:
+    """The batch's name, for lists of runs."""
+    parameters = flow_run.parameters or {}
+    return str(parameters.get("name") or "batch")
+
+
+@flow(name="batch", flow_run_name=_run_name, persist_result=False)
 def batch(
     paths: list[str],
     *,
@@ -33,6 +55,7 @@ def batch(
     preset: str = "compact",
     formats: list[str] | None = None,
     seed: int = 0,
+    quarantine: bool = False,
 ) -> dict[str, Any]:
     """The report of a batch; this is what a deployment runs on a worker.
 
@@ -44,6 +67,7 @@ def batch(
         preset: The preset's name.
         formats: Mesh formats.
         seed: Of everything that is random.
+        quarantine: Move refused pictures to `quarantine/` in their inbox, each with a file that gives the reason.
 
     Raises:
         Img2MeshError: Something other than a picture is at fault; refused pictures are in the report and no failure.
@@ -53,48 +77,142 @@ def batch(
     chosen = formats or ["glb", "obj"]
     request = Request.of(paths, assets=assets, store=store, name=name, preset=preset, formats=chosen, seed=seed)
     pipeline = stages_of(presets.get(preset), seed=seed, formats=chosen)
-    report = batches.submit(request, pipeline, listen=ignore, run_pending=run_each)
-    for outcome in report.outcomes:
+    done = batches.submit(request, pipeline, listen=ignore, run_pending=run_each)
+    shown.show(open_assets(request.assets), request.name, [outcome.row() for outcome in done.outcomes])
+    if quarantine:
+        refused = [(outcome.item, outcome.error) for outcome in done.outcomes if isinstance(outcome.error, InputError)]
+        quarantine_refused(paths, [replace(item, refusal=error) for item, error in refused])
+    for outcome in done.outcomes:
         if outcome.status == "failed" and outcome.error is not None:
             raise outcome.error
-    return report.as_dict()
+    return done.as_dict()
+
+
+@flow(name="report", persist_result=False)
+def report(assets: str, name: str | None = None) -> dict[str, Any]:
+    """How many images of a batch, or of all batches, are published, refused and failed; tables and previews go to the UI.
+
+    Args:
+        assets: Where the assets are.
+        name: A batch; without it, all of them.
+
+    Raises:
+        InputError: There is no such batch.
+    """
+    published = open_assets(assets)
+    names = published.batches() if name is None else [name]
+    for one in names:
+        document = published.batch(one)
+        if document is None:
+            raise InputError(f"no batch {one!r} in {published.uri}; `img2mesh status` lists what is there")
+        shown.show(published, one, document.rows)
+    return {"batches": [published.summary(one) for one in names]}
+
+
+@flow(name="train", persist_result=False)
+def train(what: Literal["vae", "multiview", "decoder"], arguments: list[str]) -> None:
+    """Train one of the networks in a process of its own, as `img2mesh train WHAT ARGUMENTS` does.
+
+    Raises:
+        RuntimeError: The training has failed; its last words are in the log.
+    """
+    command = [sys.executable, "-m", "flows.cli", "train", what, *arguments]
+    ended = subprocess.run(command, env=environment(), check=False)
+    if ended.returncode != 0:
+        raise RuntimeError(f"training {what} ended with {ended.returncode}; see its messages above")
 
 
 def run_as_flow(job: Job, items: Sequence[Item]) -> list[Outcome]:
     """The outcomes of the images, computed in a run of the flow `batch` in this process."""
-    body = flow(name="batch", flow_run_name=lambda: job.request.name, persist_result=False, validate_parameters=False)(
-        lambda: run_each(job, items)
-    )
+    outcomes: list[Outcome] = []
+
+    def body() -> None:
+        outcomes.extend(run_each(job, items))
+        shown.show(job.assets, job.request.name, [outcome.row() for outcome in outcomes])
+
+    named = flow(name="batch", flow_run_name=lambda: job.request.name, persist_result=False, validate_parameters=False)(body)
     with temporary_settings({PREFECT_API_URL: os.environ.get("PREFECT_API_URL")}):
-        return body()
+        try:
+            named()
+        except Exception as error:
+            # The images are done and the store knows it: a server that cannot be told is no reason to lose the report.
+            if not (_is_server_s(error) and len(outcomes) == len(items)):
+                raise
+    return outcomes
 
 
 def run_each(job: Job, items: Sequence[Item]) -> list[Outcome]:
-    """One run of the flow `reconstruct` after the other; models stay loaded from image to image."""
-    return [_run_one(job, item) for item in items]
+    """One run of the flow `reconstruct` after the other; models stay loaded from image to image.
+
+    Images that another worker is at are left to the end, and then waited for.
+    """
+    progress = shown.Progress(job.request.name, len(items))
+    done: dict[str, Outcome] = {}
+    with tags("img2mesh", f"batch:{job.request.name}", f"preset:{job.request.preset}"):
+        for outcome in _in_turn(job, items):
+            done[outcome.item.name] = outcome
+            progress.done(len(done))
+    return [done[item.name] for item in items]
+
+
+def _in_turn(job: Job, items: Sequence[Item]) -> Iterator[Outcome]:
+    claims, waiting = Claims(job.store), list(items)
+    while waiting:
+        left: list[Item] = []
+        for item in waiting:
+            with claims.claim(job.work_name(item)) as ours:
+                if ours:
+                    yield _run_one(job, item)
+                else:
+                    left.append(item)
+        if len(left) == len(waiting):
+            time.sleep(_CLAIM_POLL_S)
+        waiting = left
 
 
 def _run_one(job: Job, item: Item) -> Outcome:
     def body() -> Outcome:
         return job.publish(item, job.walk(item, _task_runner(job, item))())
 
-    try:
-        return flow(name="reconstruct", flow_run_name=lambda: item.name, persist_result=False, validate_parameters=False)(
-            body
-        )()
-    except Exception as error:  # noqa: BLE001 - one image that fails, for whatever reason, leaves the others their turn
-        return job.failed(item, error)
+    called = flow(name="reconstruct", flow_run_name=lambda: item.name, persist_result=False, validate_parameters=False)(body)
+    deadline = time.monotonic() + SERVER_PATIENCE_S
+    while True:
+        try:
+            return called()
+        except Exception as error:  # noqa: BLE001 - one image that fails, for whatever reason, leaves the others their turn
+            if not _is_server_s(error):
+                return job.failed(item, error)
+            # What the image has got so far is in the store: once the server is back, its run starts over and finds it.
+            if not _comes_back(deadline):
+                gone = TransientError("the Prefect server does not answer; finished stages are kept, submit again")
+                return job.failed(item, gone)
+
+
+def _is_server_s(error: Exception) -> bool:
+    """Whether it is Prefect's server that failed, not the work."""
+    if isinstance(error, PrefectHTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError)
+
+
+def _comes_back(deadline: float) -> bool:
+    while time.monotonic() < deadline:
+        if is_healthy(os.environ.get("PREFECT_API_URL", "")):
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def _task_runner(job: Job, item: Item) -> RunStage:
     """Runs a stage as a Prefect task that is tried again after a `TransientError`, and after no other."""
+    launch = on_a_device(job.launch)
 
     def run(stage: AnyStage, inputs: Model, params: Model) -> Result[Any]:
         caught: list[Exception] = []
 
         def body() -> Result[Any]:
             try:
-                return job.launch(stage, inputs, params, job.store)
+                return launch(stage, inputs, params, job.store)
             except Exception as error:
                 caught.append(batches.as_ours(error))
                 if caught[-1] is error:

@@ -230,7 +230,11 @@ def verify(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read and re-hash every published file, manifest and blob; exits with 3 if one is missing or rotten."""
+    """Read and re-hash every published file, manifest and blob; exits with 3 if one is missing or rotten.
+
+    Without a batch, everything in the store is looked at, also what no batch has used. The next submit of the same pictures
+    repairs what is found.
+    """
     from flows.assets import open_assets
     from flows.submit import default_store
     from flows.verify import damages
@@ -241,7 +245,8 @@ def verify(
     batches = published.batches()
     if name is not None and name not in batches:
         raise InputError(f"no batch {name!r} in {published.uri}; `img2mesh status` lists what is there")
-    found = list(damages(published, open_store(store or default_store(assets)), [name] if name is not None else batches))
+    place = open_store(store or default_store(assets))
+    found = list(damages(published, place, batches if name is None else [name], all_stored=name is None))
     if as_json:
         _print_json({"assets": published.uri, "damages": found})
     for line in found:
@@ -250,6 +255,31 @@ def verify(
         raise ArtifactError(f"{len(found)} damaged or missing; submit the same pictures again to repair them")
     if not as_json:
         print(f"{sum(len(published.names(batch)) for batch in batches if name in (None, batch))} assets, all whole")
+
+
+@app.command()
+def gc(
+    assets: AssetsOption = "assets",
+    store: StoreOption = None,
+    *,
+    older_hours: Annotated[float, typer.Option(min=2, help="Spare what is younger: a running batch may need it.")] = 24.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the blobs that no manifest reaches, and with --delete remove them.
+
+    Pictures that were refused, results that were computed twice, and what killed processes have left. No asset is touched.
+    """
+    from flows.gc import collect_garbage
+    from flows.submit import default_store
+    from img2mesh.storage import open_store
+
+    place = open_store(store or default_store(assets))
+    garbage = collect_garbage(place, older_s=older_hours * 3600, delete=delete)
+    if as_json:
+        _print_json({"store": place.uri, "deleted": delete, **garbage.as_dict()})
+        return
+    print(f"{garbage.describe()} in {place.uri} {'removed' if delete else 'would be removed; --delete removes them'}")
 
 
 @app.command()
@@ -302,24 +332,47 @@ def up(
 
 @app.command()
 def deploy(
-    cron: Annotated[str, typer.Option(help="When: five fields, such as '0 * * * *'.")],
-    inbox: Annotated[str, typer.Option(metavar="URI", help="The folder or s3://bucket/prefix to reconstruct each time.")],
+    *,
+    file: Annotated[Path | None, typer.Option(help="A service.toml: pool and batches; instead of all the others.")] = None,
+    cron: Annotated[str | None, typer.Option(help="When: five fields, such as '0 * * * *'.")] = None,
+    inbox: Annotated[
+        str | None, typer.Option(metavar="URI", help="The folder or s3://bucket/prefix to reconstruct each time.")
+    ] = None,
     assets: AssetsOption = "assets",
     store: StoreOption = None,
     preset: PresetOption = "compact",
     name: Annotated[str | None, typer.Option(help="The batch's folder among the assets.", show_default="the inbox's")] = None,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Move refused pictures to quarantine/ in the inbox, with the reason.")
+    ] = False,
 ) -> None:
-    """Register a scheduled batch on the Prefect server of PREFECT_API_URL."""
-    from flows.inbox import absolute_uri
-    from flows.serve import deploy as register
+    """Register scheduled batches on the Prefect server of PREFECT_API_URL: one, or those of a file."""
+    from flows.deployments import Batch, Service, read_service
+    from flows.deployments import deploy as register
     from flows.submit import Request
     from img2mesh import presets as known
 
-    known.get(preset)
-    wanted = Request.of([inbox], assets=assets, store=store, name=name, preset=preset)
-    places = {"inbox": inbox, "assets": wanted.assets, "store": wanted.store}
-    full_name = register(cron=cron, preset=preset, name=wanted.name, **{key: absolute_uri(uri) for key, uri in places.items()})
-    print(f"{full_name}: {inbox} at '{cron}'; a worker of `img2mesh up` runs it")
+    if file is not None:
+        service = read_service(file)
+    elif cron is None or inbox is None:
+        raise InputError("nothing to deploy: give --file service.toml, or --cron and --inbox")
+    else:
+        wanted = Request.of([inbox], assets=assets, store=store, name=name, preset=preset)
+        one = Batch(
+            name=wanted.name,
+            inbox=inbox,
+            assets=wanted.assets,
+            store=wanted.store,
+            cron=cron,
+            preset=preset,
+            quarantine=quarantine,
+        )
+        service = Service(batches=(one,))
+    for batch in service.batches:
+        known.get(batch.preset)
+    register(service)
+    for batch in service.batches:
+        print(f"batch/{batch.name}: {batch.inbox} at '{batch.cron}'; a worker of the pool {service.pool.name} runs it")
 
 
 @data.command()

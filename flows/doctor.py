@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import platform
-import secrets
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import img2mesh
 from flows.embedded import is_healthy
 from img2mesh.errors import Img2MeshError
 from img2mesh.models.home import listed_digests, pulled_home
-from img2mesh.storage import Store, open_store
+from img2mesh.storage import open_store
 
 PACKAGES = ("torch", "diffusers", "transformers", "prefect", "open3d", "trimesh", "scikit-image", "xatlas", "boto3", "numpy")
 OPTIONAL = {"pymeshlab": "open3d and trimesh stand in", "rembg": "an OpenCV cut-out stands in"}
@@ -137,23 +136,13 @@ def _matting() -> Finding:
 
 def _store(uri: str) -> Finding:
     try:
-        return probe(open_store(uri))
+        store = open_store(uri)
+        store.check()
+        return Finding(what="store", found=f"{store.uri}: creates once, reads back, checks")
     except Img2MeshError as error:
         return Finding(what="store", found=str(error), ok=False)
     except OSError as error:
         return Finding(what="store", found=f"{uri}: {(error.strerror or str(error)).lower()}", ok=False)
-
-
-def probe(store: Store) -> Finding:
-    """Whether the store creates an object exactly once, gives its bytes back and removes it."""
-    key = f"probes/{secrets.token_hex(8)}"
-    first, second = store.create(key, b"first"), store.create(key, b"second")
-    data = store.read(key)
-    store.delete(key)
-    if (first, second, data) == (True, False, b"first"):
-        return Finding(what="store", found=f"{store.uri}: creates once, reads back")
-    advice = "it overwrites under If-None-Match; use a server that does not (SeaweedFS, AWS S3)"
-    return Finding(what="store", found=f"{store.uri}: {advice}", ok=False)
 
 
 def _server() -> Finding:

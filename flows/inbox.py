@@ -1,10 +1,12 @@
 """What a person submits: files, folders and `s3://bucket/prefix` become named sources with their bytes in the store."""
 
+import hashlib
 import mimetypes
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlparse
@@ -13,6 +15,9 @@ from img2mesh.errors import Img2MeshError, InputError
 from img2mesh.manifests import SourceImage
 from img2mesh.storage import Store, open_store
 
+QUARANTINE = "quarantine"
+# A file that has changed so lately may still be on its way: it is left where it is until the next scan.
+SETTLED_S = 60.0
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp"})
 MAX_SOURCE_BYTES = 512 * 1024**2
 _MAX_NAME_BYTES = 120
@@ -77,9 +82,62 @@ def collect(paths: Sequence[str], store: Store, *, exclude: Iterable[str] = ()) 
         found |= {one.place: one for one in more}
     if not found and len(refused) == 1:
         raise refused[0][1]
-    items = [_take(one, store) for one in found.values()]
+    with ThreadPoolExecutor(store.calls_at_once) as pool:
+        items = list(pool.map(lambda one: _take(one, store), found.values()))
     items += [Item(name=safe_name(_last_part(path)), file=_printable(path), refusal=error) for path, error in refused]
     return Inbox(items=_with_distinct_names(items), ignored=ignored)
+
+
+def quarantine_refused(paths: Sequence[str], items: Iterable[Item]) -> list[str]:
+    """Move refused pictures to `quarantine/` in their inbox, each with `<file>.reason.txt` beside it; returns where they are.
+
+    A file that is no longer what was refused stays where it is, and so does one that has changed within the last minute.
+
+    Args:
+        paths: The inboxes: folders or `s3://bucket/prefix`.
+        items: The refused pictures.
+
+    Raises:
+        Img2MeshError: The inbox cannot be written.
+    """
+    moved: list[str] = []
+    refused = {item.file: item for item in items if item.source is not None}
+    for path in paths:
+        inbox = path.rstrip("/")
+        store, prefix = _inbox_store(inbox)
+        now_s = store.clock_s() if refused else 0.0
+        for entry in list(store.entries(prefix)):
+            item = refused.get(_shown(inbox, entry.key, prefix))
+            if item is None or now_s - entry.modified_s < SETTLED_S:
+                continue
+            place = _quarantine_one(store, prefix, entry.key, item)
+            moved += [place] if place else []
+    return moved
+
+
+def _inbox_store(inbox: str) -> tuple[Store, str]:
+    if not inbox.startswith("s3://"):
+        return open_store(inbox, "inbox"), ""
+    bucket, _, prefix = inbox.removeprefix("s3://").partition("/")
+    return open_store(f"s3://{bucket}", "inbox"), f"{prefix}/" if prefix else ""
+
+
+def _shown(inbox: str, key: str, prefix: str) -> str:
+    """How `collect` names the file to a person."""
+    return _printable(f"{inbox}/{key.removeprefix(prefix)}")
+
+
+def _quarantine_one(store: Store, prefix: str, key: str, item: Item) -> str | None:
+    data = store.read(key)
+    assert item.source is not None
+    if data is None or hashlib.sha256(data).hexdigest() != item.source.image.sha256:
+        return None
+    stem, suffix = safe_name(PurePosixPath(key).stem), PurePosixPath(key).suffix
+    place = f"{prefix}{QUARANTINE}/{stem}-{item.source.image.sha256[:8]}{suffix}"
+    store.write(f"{place}.reason.txt", f"{' '.join(str(item.refusal).split())}\n".encode())
+    store.create(place, data)
+    store.delete(key)
+    return place
 
 
 def local_path(uri: str) -> Path | None:
@@ -155,7 +213,11 @@ def _files(folder: Path, hidden: frozenset[Path]) -> Iterator[Path]:
 
     for place, folders, files in os.walk(folder, onerror=fail):
         top = Path(place)
-        folders[:] = [name for name in folders if not name.startswith(".") and (top / name).resolve() not in hidden]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not (top == folder and name == QUARANTINE) and (top / name).resolve() not in hidden
+        ]
         yield from (top / name for name in files if not name.startswith("."))
 
 
@@ -170,8 +232,9 @@ def _local(place: Path, shown: str) -> _Found:
 
 def _search_bucket(uri: str) -> tuple[list[_Found], int]:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    store = open_store(f"s3://{bucket}")
-    keys = [key for key in store.list(prefix) if not key.endswith("/")]
+    store = open_store(f"s3://{bucket}", "inbox")
+    aside = f"{prefix.rstrip('/')}/{QUARANTINE}/".lstrip("/")
+    keys = [key for key in store.list(prefix) if not key.endswith("/") and not key.startswith(aside)]
     pictures = [key for key in keys if key == prefix or PurePosixPath(key).suffix.lower() in SUFFIXES]
     if not pictures:
         raise InputError(f"{uri}: no picture under this prefix; expected at least one of {', '.join(sorted(SUFFIXES))}")

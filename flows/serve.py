@@ -1,4 +1,4 @@
-"""Prefect on one machine: server with its UI, a process work pool, a worker; and the scheduled batch."""
+"""Prefect on one machine: server with its UI, a process work pool, a worker."""
 
 import contextlib
 import ipaddress
@@ -10,17 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from flows.deployments import HEARTBEATS, POOL, Service, register
 from flows.embedded import START_TIMEOUT_S, is_healthy, quiet_environment
 from flows.launch import environment as launched
 from img2mesh.errors import InputError, TransientError
 from img2mesh.storage import file_error
 
-if TYPE_CHECKING:
-    from prefect.deployments.runner import RunnerDeployment
-
-POOL = "img2mesh"
 _STOP_TIMEOUT_S = 30
 
 
@@ -44,7 +40,7 @@ def serve(*, host: str, port: int, say: Callable[[str], None]) -> None:
     with _interruptible(), _child(["server", "start", "--host", host, "--port", str(port)], environment) as server:
         _wait_for(url, server)
         os.environ["PREFECT_API_URL"] = url
-        register(_deployment("submit"))
+        register(Service())
         say(f"server and UI: {url.removesuffix('/api')}")
         say(f"to use it: export PREFECT_API_URL={url}")
         with _child(["worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"], environment) as worker:
@@ -52,61 +48,6 @@ def serve(*, host: str, port: int, say: Callable[[str], None]) -> None:
             while server.poll() is None and worker.poll() is None:
                 time.sleep(0.2)
     raise TransientError(f"Prefect's {'server' if worker.poll() is None else 'worker'} has ended; see its messages above")
-
-
-def deploy(*, cron: str, inbox: str, assets: str, store: str, preset: str, name: str) -> str:
-    """Register the scheduled batch on the server of `PREFECT_API_URL`; returns its full name.
-
-    Raises:
-        InputError: No server is named, or the schedule is none.
-        TransientError: The server does not answer.
-    """
-    quiet_environment()
-    url = os.environ.get("PREFECT_API_URL")
-    if not url:
-        raise InputError("no server to deploy to; run `img2mesh up`, then export PREFECT_API_URL as it says")
-    if not is_healthy(url):
-        raise TransientError(f"the Prefect server at {url} does not answer; check PREFECT_API_URL, start `img2mesh up`")
-    parameters = {"paths": [inbox], "assets": assets, "store": store, "preset": preset, "name": name}
-    try:
-        deployment = _deployment(name, cron=cron, parameters=parameters)
-    except ValueError as error:
-        raise InputError(f"--cron {cron!r} is no schedule: expected five fields such as '0 * * * *'") from error
-    register(deployment)
-    return f"batch/{name}"
-
-
-def register(deployment: "RunnerDeployment") -> None:
-    """Put the deployment, and the work pool where it is missing, on the server of `PREFECT_API_URL`."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
-        try:
-            with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
-                client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-            deployment.apply(work_pool_name=POOL)
-        except PrefectHTTPStatusError as error:
-            raise TransientError(f"the Prefect server refuses the deployment: {' '.join(str(error).split())}") from error
-
-
-def _deployment(name: str, *, cron: str | None = None, parameters: Mapping[str, Any] | None = None) -> "RunnerDeployment":
-    from prefect.types.entrypoint import EntrypointType
-
-    from flows.batch import batch
-
-    made: Any = batch.to_deployment(
-        name=name,
-        cron=cron,
-        parameters=dict(parameters or {}),
-        work_pool_name=POOL,
-        concurrency_limit=1,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
-    deployment: RunnerDeployment = made
-    return deployment
 
 
 def _environment(url: str) -> dict[str, str]:
@@ -117,6 +58,7 @@ def _environment(url: str) -> dict[str, str]:
         raise file_error(error, f"make the server's folder {home}") from error
     return {
         "PREFECT_HOME": str(home),
+        **HEARTBEATS,
         **launched(),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_UI_API_URL": url,

@@ -6,7 +6,9 @@ import secrets
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import img2mesh
@@ -16,6 +18,7 @@ from flows.launch import Launch, in_process
 from flows.reconstruct import Event, Listen, Reconstruction, RunStage, Step, Walk, find_done
 from img2mesh.errors import ArtifactError, Img2MeshError, InputError, TransientError
 from img2mesh.manifests import Model, SourceImage
+from img2mesh.stage import canonical_json, sha256_hex
 from img2mesh.storage import Store, file_error, open_store
 
 # Which class decides the exit code of a batch in which several things went wrong: the one to act on first.
@@ -175,6 +178,12 @@ class Job:
             listen=self.listen,
         )
 
+    def work_name(self, item: Item) -> str:
+        """The same for all who would compute the same from this image, and for nobody else."""
+        assert item.source is not None
+        steps = [[stage.name, str(stage.version), params.model_dump(mode="json")] for stage, params in self.pipeline]
+        return sha256_hex(canonical_json({"image": item.source.image.sha256, "steps": steps}))
+
     def publish(self, item: Item, done: Reconstruction) -> Outcome:
         """Make the asset appear."""
         document = _document(self.request, item.name, done)
@@ -233,10 +242,15 @@ def submit(
     """
     start = time.perf_counter()
     store, assets = open_store(request.store), open_assets(request.assets)
+    store.check()
     assets.check_writable()
     inbox = collect(request.paths, store, exclude=(request.assets, request.store))
     job = Job(request=request, pipeline=pipeline, store=store, assets=assets, listen=listen, launch=launch)
-    outcomes = {item.name: outcome for item in inbox.items if (outcome := _settle(job, item)) is not None}
+    with ThreadPoolExecutor(max(store.calls_at_once, assets.objects.calls_at_once)) as pool:
+        settled = list(pool.map(partial(_settle, job), inbox.items))
+    outcomes = {outcome.item.name: outcome for outcome in settled if outcome is not None}
+    for outcome in outcomes.values():
+        _tell(job, outcome)
     pending = [item for item in inbox.items if item.name not in outcomes]
     if pending:
         expect(len(pending))
@@ -273,12 +287,14 @@ def _settle(job: Job, item: Item) -> Outcome | None:
         done = find_done(job.walk(item, _never))
         if done is None:
             return None
-        outcome = job.publish(item, done)
+        return job.publish(item, done)
     except Img2MeshError as error:
         return None if isinstance(error, ArtifactError) else job.failed(item, error)
-    for passed in done.passed:
-        job.listen(Event(image=item.name, stage=passed.record.name, phase="cached", seconds=passed.record.seconds))
-    return outcome
+
+
+def _tell(job: Job, outcome: Outcome) -> None:
+    for passed in outcome.reconstruction.passed if outcome.reconstruction else ():
+        job.listen(Event(image=outcome.item.name, stage=passed.record.name, phase="cached", seconds=passed.record.seconds))
 
 
 def _never(stage: Any, inputs: Model, params: Model) -> Any:

@@ -101,10 +101,10 @@ class Stage(Generic[InputsT, ParamsT, OutputsT]):
     def lookup(self, inputs: InputsT, params: ParamsT, store: Store) -> Result[OutputsT] | None:
         """What was published under this key, if it is whole: every blob that this stage made is re-hashed."""
         key = self.key(inputs, params)
-        data = store.get_manifest(self.name, key)
-        if data is None:
-            return None
         try:
+            data = store.get_manifest(self.name, key)
+            if data is None:
+                return None
             publication = read_publication(data, stage=self.name, key=key)
             outputs = self.outputs.model_validate_json(canonical_json(publication.outputs))
             for blob in own_blobs(outputs):

@@ -7,7 +7,7 @@ A store is a flat name space of immutable bytes:
     runs/<id>.json                pointers that may be replaced
 
 On a file system an object is a temporary file, flushed to disk, that `os.link` gives its name only if nobody was first. On S3
-it is a PUT with `If-None-Match: *` and a SHA-256 checksum that the server enforces.
+(`img2mesh.s3`) it is a PUT with `If-None-Match: *` and a SHA-256 checksum that the server enforces.
 """
 
 import contextlib
@@ -17,23 +17,40 @@ import hashlib
 import os
 import secrets
 import shutil
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import ClassVar, Literal
 from urllib.parse import unquote, urlparse
 
 from img2mesh.errors import ArtifactError, Img2MeshError, InputError, TransientError
 from img2mesh.manifests import Blob
 
-_T = TypeVar("_T")
-_PASSING_CODES = ("BadDigest", "RequestTimeout", "SlowDown", "XAmzContentChecksumMismatch", "RequestTimeTooSkewed")
-_CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+# What a store is for, and so which credentials open it: pictures that people put there, blobs and manifests, published meshes.
+Role = Literal["inbox", "work", "assets"]
+
+# A blob that is put again is made young again if it is older than this, so that `gc` spares what a running stage relies on.
+RENEWAL_S = 3600.0
+_OTHER_SERVER = "use a server or a file system that does not (SeaweedFS, AWS S3, a local disk)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One object in a listing; `modified_s` is the Unix time of its last writing, by the clock of the store."""
+
+    key: str
+    size_bytes: int
+    modified_s: float
 
 
 class Store(ABC):
-    """Objects by key; keys are relative, `/`-separated and never climb."""
+    """Objects by key; keys are relative, `/`-separated and never climb.
+
+    Methods may be called from several threads; `calls_at_once` is how many at a time are worth it.
+    """
+
+    calls_at_once: ClassVar[int] = 1
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -59,15 +76,73 @@ class Store(ABC):
         """The object's size in bytes, or None where there is none."""
 
     @abstractmethod
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """Objects whose keys start with the prefix, in order of their keys."""
+
+    @abstractmethod
+    def update(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Replace the object by what `change` makes of it (None: there is none), and return that; no update is ever lost.
+
+        Args:
+            key: Of the object.
+            change: Is called again when somebody else was quicker; when it changes nothing, nothing is written.
+        """
+
+    @abstractmethod
+    def renew(self, key: str, data: bytes) -> None:
+        """Make sure that the existing object has these bytes and is younger than `RENEWAL_S`."""
+
+    @abstractmethod
+    def link(self, key: str, seconds: int) -> str:
+        """A URL under which a browser finds the object; on S3 it expires after so many seconds, at most seven days."""
+
+    @abstractmethod
+    def abort_uploads(self, older_than_s: float) -> int:
+        """Remove what unfinished uploads have left, if they began so long ago; returns how many."""
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys that start with the prefix, in order."""
+        return (entry.key for entry in self.entries(prefix))
+
+    def holds(self, key: str, data: bytes) -> bool:
+        """Whether the object is exactly these bytes; one that cannot be read undamaged is not."""
+        try:
+            return self.read(key) == data
+        except ArtifactError:
+            return False
+
+    def check(self) -> None:
+        """Return if the store creates an object exactly once and gives its bytes back.
+
+        Raises:
+            InputError: It does not: equal keys would overwrite one another.
+            TransientError: It cannot be reached.
+        """
+        key = f"probes/{secrets.token_hex(8)}"
+        try:
+            first, second = self.create(key, b"first"), self.create(key, b"second")
+            kept = self.read(key)
+        finally:
+            self.delete(key)
+        if (first, second, kept) != (True, False, b"first"):
+            raise InputError(f"{self.uri} cannot be a store: it overwrites what is to be created once; {_OTHER_SERVER}")
+
+    def clock_s(self) -> float:
+        """The Unix time by the store's own clock, to compare with `Entry.modified_s`."""
+        key = f"probes/{secrets.token_hex(8)}"
+        try:
+            self.write(key, b"")
+            (entry,) = self.entries(key)
+        finally:
+            self.delete(key)
+        return entry.modified_s
 
     def put_blob(self, data: bytes, media_type: str) -> Blob:
         """Store bytes under their digest; doing it again changes nothing, and mends a blob that has rotted."""
         blob = Blob(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data), media_type=media_type)
         key = blob_key(blob)
-        if not self.create(key, data) and self.read(key) != data:
-            self.write(key, data)
+        if not self.create(key, data):
+            self.renew(key, data)
         return blob
 
     def get_blob(self, blob: Blob) -> bytes:
@@ -111,8 +186,12 @@ def manifest_key(stage: str, key: str) -> str:
     return f"manifests/{stage}/{key}.json"
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, role: Role = "work") -> Store:
     """The store at `file:///folder`, a bare path or `s3://bucket/prefix`. Nothing is created or contacted yet.
+
+    Args:
+        uri: Where it is.
+        role: What it is for; on S3, `IMG2MESH_<ROLE>_PROFILE` names the AWS profile whose credentials open it.
 
     Raises:
         InputError: The scheme is neither of these, or the bucket is not named.
@@ -121,7 +200,9 @@ def open_store(uri: str) -> Store:
     if parsed.scheme == "s3":
         if not parsed.netloc:
             raise InputError(f"{uri!r} names no bucket: expected s3://bucket/prefix")
-        return S3Store(uri, bucket=parsed.netloc, prefix=parsed.path.strip("/"))
+        from img2mesh.s3 import S3Store
+
+        return S3Store(uri, bucket=parsed.netloc, prefix=parsed.path.strip("/"), role=role)
     if parsed.scheme == "file":
         if parsed.netloc not in ("", "localhost"):
             raise InputError(f"{uri!r} names the host {parsed.netloc!r}: expected file:///absolute/folder")
@@ -189,11 +270,8 @@ class FileStore(Store):
 
     def size(self, key: str) -> int | None:
         """See `Store.size`."""
-        with _file_errors(f"look at {key} in {self.uri}"):
-            try:
-                return self.path(key).stat().st_size
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+        entry = self._entry(key)
+        return None if entry is None else entry.size_bytes
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `Store.list`; hidden files and folders are not objects."""
@@ -204,6 +282,51 @@ class FileStore(Store):
             place = Path(folder).relative_to(self.root)
             found += [(place / name).as_posix() for name in files if not name.startswith(".")]
         yield from sorted(key for key in found if key.startswith(prefix))
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """See `Store.entries`."""
+        for key in self.list(prefix):
+            entry = self._entry(key)
+            if entry is not None:
+                yield entry
+
+    def _entry(self, key: str) -> Entry | None:
+        with _file_errors(f"look at {key} in {self.uri}"):
+            try:
+                found = self.path(key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return Entry(key=key, size_bytes=found.st_size, modified_s=found.st_mtime)
+
+    def clock_s(self) -> float:
+        """See `Store.clock_s`; nothing is left among the objects."""
+        with _file_errors(f"write to {self.uri}"), self._written(b"") as temporary:
+            return temporary.stat().st_mtime
+
+    def update(self, key: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """See `Store.update`; the lock is that of the scratch folder."""
+        with _file_errors(f"write {key} in {self.uri}"), self.scratch.exclusive():
+            before = self.read(key)
+            after = change(before)
+            if after != before:
+                self.write(key, after)
+        return after
+
+    def renew(self, key: str, data: bytes) -> None:
+        """See `Store.renew`."""
+        if not self.holds(key, data):
+            self.write(key, data)
+            return
+        with _file_errors(f"touch {key} in {self.uri}"):
+            os.utime(self.path(key))
+
+    def link(self, key: str, seconds: int) -> str:
+        """See `Store.link`; a file's does not expire."""
+        return self.path(key).as_uri()
+
+    def abort_uploads(self, older_than_s: float) -> int:
+        """See `Store.abort_uploads`; what killed processes leave is removed by the next one that opens the scratch folder."""
+        return 0
 
     @contextlib.contextmanager
     def _written(self, data: bytes) -> Iterator[Path]:
@@ -258,6 +381,8 @@ class Scratch:
         if self._own is not None and self._process == os.getpid():
             return self._own
         with self._locked():
+            if self._own is not None and self._process == os.getpid():
+                return self._own  # another thread was quicker
             for folder in self._root.iterdir():
                 if folder.is_dir() and not _is_locked(folder):
                     shutil.rmtree(folder, ignore_errors=True)
@@ -324,115 +449,3 @@ def is_full_disk(error: BaseException) -> bool:
             return True
         seen = seen.__cause__
     return False
-
-
-class S3Store(Store):
-    """A prefix in a bucket. Endpoint, region and credentials come from the environment, as for every AWS tool."""
-
-    def __init__(self, uri: str, *, bucket: str, prefix: str) -> None:
-        super().__init__(uri.rstrip("/"))
-        self.bucket = bucket
-        self.prefix = f"{prefix}/" if prefix else ""
-        self._made: Any = None
-
-    @property
-    def _client(self) -> Any:
-        if self._made is None:
-            import boto3
-            from botocore.config import Config
-
-            config = Config(
-                retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=60, signature_version="s3v4"
-            )
-            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-            # A session of its own: boto3's shared one keeps the credentials of the first call, and is not for threads.
-            self._made = boto3.session.Session().client("s3", config=config, region_name=region)
-        return self._made
-
-    def read(self, key: str) -> bytes | None:
-        """See `Store.read`."""
-
-        def get() -> bytes:
-            return bytes(self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read())
-
-        return self._call(f"read {key}", get, absent=None)
-
-    def create(self, key: str, data: bytes) -> bool:
-        """See `Store.create`."""
-        return self._put(key, data, IfNoneMatch="*")
-
-    def write(self, key: str, data: bytes) -> None:
-        """See `Store.write`."""
-        self._put(key, data)
-
-    def delete(self, key: str) -> None:
-        """See `Store.delete`."""
-        self._call(f"delete {key}", lambda: self._client.delete_object(Bucket=self.bucket, Key=self.prefix + key), absent=None)
-
-    def size(self, key: str) -> int | None:
-        """See `Store.size`."""
-
-        def head() -> int:
-            return int(self._client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ContentLength"])
-
-        return self._call(f"look at {key}", head, absent=None)
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """See `Store.list`."""
-
-        def pages() -> list[str]:
-            paginator = self._client.get_paginator("list_objects_v2")
-            found = paginator.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-            return [item["Key"] for page in found for item in page.get("Contents", ())]
-
-        none: list[str] = []
-        keys = self._call(f"list {prefix or 'the prefix'}", pages, absent=none)
-        yield from sorted(key.removeprefix(self.prefix) for key in keys)
-
-    def _put(self, key: str, data: bytes, **condition: str) -> bool:
-        from botocore.exceptions import ClientError
-
-        def put() -> bool:
-            place = {"Bucket": self.bucket, "Key": self.prefix + key}
-            self._client.put_object(**place, Body=data, ChecksumAlgorithm="SHA256", **condition)
-            return True
-
-        for pause_s in (*_CONFLICT_PAUSES_S, None):
-            try:
-                return self._call(f"write {key}", put, absent=False)
-            except TransientError as error:
-                # 409: another writer of the same key is at it; whether it has won is known a moment later.
-                if pause_s is None or not isinstance(error.__cause__, ClientError) or _status(error.__cause__) != 409:
-                    raise
-                time.sleep(pause_s)
-        raise AssertionError
-
-    def _call(self, doing: str, call: Callable[[], _T], *, absent: _T) -> _T:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
-
-        place = f"{doing} in {self.uri}"
-        try:
-            return call()
-        except ClientError as error:
-            code, status = str(error.response.get("Error", {}).get("Code", "")), _status(error)
-            if status == 412 or (status == 404 and code != "NoSuchBucket"):
-                return absent
-            if code == "NoSuchBucket":
-                raise InputError(
-                    f"cannot {place}: there is no bucket {self.bucket!r}; create it or correct the name"
-                ) from error
-            if status in (400, 401, 403) and code not in _PASSING_CODES:
-                raise InputError(f"cannot {place}: the server refuses ({code}); check credentials and bucket policy") from error
-            raise TransientError(f"cannot {place}: the server answers {status} {code}; submit again later") from error
-        except NoCredentialsError as error:
-            raise InputError(f"cannot {place}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-        except (ParamValidationError, ValueError) as error:
-            raise InputError(f"cannot {place}: {' '.join(str(error).split())}") from error
-        except BotoCoreError as error:
-            raise TransientError(
-                f"cannot {place}: {' '.join(str(error).split())}; check AWS_ENDPOINT_URL, submit again"
-            ) from error
-
-
-def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
+def role_actions(bucket: str) -> dict[str, list[str]]:
+    """What each role may do, as SeaweedFS is told."""
+    shipped = Path(__file__).parents[2] / "infra/objectstore/roles.json"
+    actions: dict[str, list[str]] = json.loads(shipped.read_text().replace("BUCKET", bucket))
+    return actions
+
+
 def wait_until_it_answers(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
     """Return when something answers, whatever it says."""
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -50,40 +58,68 @@ def wait_until_it_answers(url: str, server: "subprocess.Popen[bytes]", log: Path
     raise TimeoutError(log.read_text(errors="replace")[-2000:])
 
 
+class Weed:
+    """A SeaweedFS server that can be killed and started again with its data."""
+
+    def __init__(self, folder: Path) -> None:
+        port, master, volume, filer = free_ports(4)
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = folder / "weed.log"
+        self._folder = folder
+        secret = secrets.token_hex(16)
+        self.settings = {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        may = {"tests": ["Admin", "Read", "Write", "List"], **role_actions("tests")}
+        identities = [
+            {"name": name, "actions": actions, "credentials": [{"accessKey": name, "secretKey": secret}]}
+            for name, actions in may.items()
+        ]
+        (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        self._command = [
+            str(Path(sys.executable).parent / "weed"), "mini", "-bucket=tests",
+            f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            f"-s3.port={port}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-webdav=false",
+            "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 's3.json'}",
+        ]  # fmt: skip
+        self._environment = {**os.environ, "GOMEMLIMIT": "256MiB", **{key: secrets.token_hex(16) for key in KEYS}}
+        self.start()
+
+    def start(self) -> None:
+        """Return when it answers."""
+        with self._log.open("ab") as output:
+            self._server = subprocess.Popen(
+                self._command, cwd=self._folder, env=self._environment, stdout=output, stderr=output
+            )
+        wait_until_it_answers(self.url, self._server, self._log)
+
+    def kill(self) -> None:
+        """Kill it with no chance to clean up."""
+        self._server.kill()
+        self._server.wait()
+
+
+@contextmanager
+def running_weed(folder: Path) -> Iterator[Weed]:
+    """A server of its own, ready to store in the bucket `tests`."""
+    place = folder / "seaweedfs"
+    place.mkdir()
+    weed = Weed(place)
+    try:
+        wait_until_it_stores(weed.settings)
+        yield weed
+    finally:
+        weed.kill()
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """The environment in which `s3://tests/...` is a bucket of a SeaweedFS server of our own."""
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    port, master, volume, filer = free_ports(4)
-    secret = secrets.token_hex(16)
-    credentials = [{"accessKey": "tests", "secretKey": secret}]
-    identity = {"name": "tests", "actions": ["Admin", "Read", "Write", "List"], "credentials": credentials}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    command = [
-        str(Path(sys.executable).parent / "weed"), "mini", "-bucket=tests",
-        f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        f"-s3.port={port}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-webdav=false",
-        "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 's3.json'}",
-    ]  # fmt: skip
-    environment = {**os.environ, "GOMEMLIMIT": "256MiB", **{key: secrets.token_hex(16) for key in KEYS}}
-    log = folder / "weed.log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output) as server,
-    ):
-        try:
-            url = f"http://127.0.0.1:{port}"
-            wait_until_it_answers(url, server, log)
-            settings = {
-                "AWS_ENDPOINT_URL": url,
-                "AWS_ACCESS_KEY_ID": "tests",
-                "AWS_SECRET_ACCESS_KEY": secret,
-                "AWS_DEFAULT_REGION": "us-east-1",
-            }
-            wait_until_it_stores(settings)
-            yield settings
-        finally:
-            server.kill()
+    with running_weed(tmp_path_factory.mktemp("s3")) as weed:
+        yield weed.settings
 
 
 def wait_until_it_stores(settings: Mapping[str, str]) -> None:

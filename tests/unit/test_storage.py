@@ -11,7 +11,8 @@ import pytest
 from img2mesh import storage
 from img2mesh.errors import ArtifactError, InputError, TransientError
 from img2mesh.manifests import Blob
-from img2mesh.storage import FileStore, S3Store, Scratch, Store, blob_key, is_full_disk, open_store
+from img2mesh.s3 import S3Store
+from img2mesh.storage import FileStore, Scratch, Store, blob_key, is_full_disk, open_store
 
 HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 

@@ -1,0 +1,154 @@
+"""What orchestration and storage cost, with small stages that compute nothing: `python -m benchmarks.service [PART...]`.
+
+Parts: cached (a batch of 1,000 images that is done already), stages (cost per stage through Prefect's flows), workers (1, 2 and
+4 workers on sleeping stages), requests (what an image asks of the store). Without a part, all of them.
+"""
+
+import argparse
+import contextlib
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import httpx
+from command import picture, start, wait
+from small_cli import in_a_loop, steps
+
+from flows.batch import run_as_flow
+from flows.embedded import prefect_api
+from flows.submit import Report, Request, submit
+from img2mesh import storage
+
+STAGES = 6
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[Callable[[], float]]:
+    start_s = time.perf_counter()
+    yield lambda: time.perf_counter() - start_s
+
+
+def inbox(folder: Path, images: int) -> Path:
+    """Pictures that differ: one drawn, the others with another end, which decoders leave alone."""
+    first = picture(folder / "in/00000.png").read_bytes()
+    for number in range(1, images):
+        (folder / f"in/{number:05}.png").write_bytes(first + number.to_bytes(4, "big"))
+    return folder / "in"
+
+
+def submitted(folder: Path, images: Path, **options: Any) -> Report:
+    return submit(Request.of([str(images)], assets=str(folder / "assets")), steps(seed=0), **options)
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def cached(images: int) -> None:
+    """A batch that is done already."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, pictures = Path(name), inbox(Path(name), images)
+        with measured() as seconds:
+            submitted(folder, pictures, run_pending=in_a_loop)
+            print(f"first run of {images} images, no Prefect      {seconds():8.2f} s, {peak_mb():.0f} MB")
+        before_s = time.process_time()
+        with measured() as seconds:
+            report = submitted(folder, pictures)
+            taken = seconds()
+        cpu_s = time.process_time() - before_s
+        assert (report.count("published"), report.stages(cached=False)) == (images, 0)
+        print(f"cached re-run of {images} images               {taken:8.2f} s ({cpu_s:.2f} s computing), {peak_mb():.0f} MB")
+
+
+def stages(images: int) -> None:
+    """Cost per stage of the flows, the server and the store together: the stages themselves take nothing."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, pictures = Path(name), inbox(Path(name), images)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        with prefect_api() as wait_for_server:
+            wait_for_server()
+            warm = inbox(folder / "warm", 2)
+            submitted(folder, warm, run_pending=run_as_flow)
+            before_mb, asked = peak_mb(), Counter[str]()
+            _count(httpx.Client, "send", asked)
+            with measured() as seconds:
+                submitted(folder, pictures, run_pending=run_as_flow)
+                taken = seconds()
+        per_stage_ms = 1000 * taken / images / STAGES
+        print(f"{images} images of {STAGES} stages through Prefect      {per_stage_ms:8.1f} ms a stage (limit 50)")
+        print(f"requests to Prefect's API for an image          {asked['send'] / images:8.1f} (events go through one socket)")
+        print(f"memory of the worker: {before_mb:.0f} MB after 2 images, {peak_mb():.0f} MB after {images}")
+        with measured() as seconds:
+            submitted(folder / "plain", pictures, run_pending=in_a_loop)
+            print(f"the same without Prefect                   {1000 * seconds() / images / STAGES:8.1f} ms a stage")
+
+
+def workers(images: int, delay_s: float) -> None:
+    """Several workers on one batch of sleeping stages; claims divide it between them."""
+    ideal_s = images * STAGES * delay_s
+    for count in (1, 2, 4):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            inbox(folder, images)
+            settings = {"SMALL_DELAY_S": str(delay_s), "SMALL_LOG": str(folder / "log")}
+            with measured() as seconds:
+                ended = [wait(one) for one in [start("submit", "in", cwd=folder, settings=settings) for _ in range(count)]]
+                taken = seconds()
+            assert {one.code for one in ended} == {0}, ended[0].err
+            ran = Counter((folder / "log").read_text().splitlines())
+            times = max(ran.values())
+        efficiency = ideal_s / count / taken
+        print(f"{count} workers, {images} images: {taken:7.1f} s, {efficiency:.2f} of linear, each stage at most {times} times")
+
+
+def requests(images: int) -> None:
+    """Calls of the store for each image: computed, and found done."""
+    counts: Counter[str] = Counter()
+    for method in ("read", "create", "write", "size", "delete", "update", "list"):
+        _count(storage.FileStore, method, counts)
+    with tempfile.TemporaryDirectory() as name:
+        folder, pictures = Path(name), inbox(Path(name), images)
+        for what in ("computed", "found done"):
+            counts.clear()
+            submitted(folder, pictures, run_pending=in_a_loop)
+            shown = ", ".join(f"{method} {count / images:.1f}" for method, count in sorted(counts.items()))
+            print(f"calls of the store for an image {what}: {sum(counts.values()) / images:.1f} ({shown})")
+
+
+def _count(kind: type[Any], method: str, counts: Counter[str]) -> None:
+    original = getattr(kind, method)
+
+    def counted(self: Any, *args: Any, **options: Any) -> Any:
+        counts[method] += 1
+        return original(self, *args, **options)
+
+    setattr(kind, method, counted)
+
+
+def main() -> None:
+    """Run the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=["cached", "stages", "workers", "requests", []])
+    parser.add_argument("--images", type=int, default=1000, help="of the cached batch")
+    options = parser.parse_args()
+    wanted = options.parts or ["cached", "stages", "workers", "requests"]
+    if "cached" in wanted:
+        cached(options.images)
+    if "stages" in wanted:
+        stages(15)
+    if "workers" in wanted:
+        workers(24, 0.25)
+    if "requests" in wanted:
+        requests(20)
+
+
+if __name__ == "__main__":
+    main()
