@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from flows.evaluate import app as evaluation
 from img2mesh.errors import Img2MeshError, InputError
 from img2mesh.storage import file_error
 
@@ -49,6 +50,7 @@ data = typer.Typer(help="Make training data.", no_args_is_help=True)
 app.add_typer(data, name="data")
 models = typer.Typer(help="Fetch published checkpoints.", no_args_is_help=True)
 app.add_typer(models, name="models")
+app.add_typer(evaluation, name="eval")
 
 AssetsOption = Annotated[str, typer.Option("--assets", metavar="URI", help="Where the assets are: a folder, file:// or s3://.")]
 StoreOption = Annotated[
