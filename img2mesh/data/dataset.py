@@ -63,6 +63,14 @@ class RenderedObjects:
         """Random items, household goods more often than their share."""
         return torch.multinomial(self.weights, count, replacement=True, generator=generator).tolist()
 
+    def load_front(self, item: int) -> Float[Tensor, "4 height width"]:
+        """The front view alone: sRGB over white, then coverage."""
+        path, front = self.items[item]
+        with safe_open(path, "pt") as file:
+            rgba = file.get_slice("rgba")[front, 0].float() / 255
+        alpha = rgba[..., 3:]
+        return torch.cat([rgba[..., :3] * alpha + (1 - alpha), alpha], dim=-1).movedim(-1, 0)
+
     def load(self, item: int) -> Sample:
         """One front's six views."""
         path, front = self.items[item]

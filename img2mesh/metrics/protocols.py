@@ -91,9 +91,9 @@ def score_spar3d(mesh: Triangles, truth: Triangles) -> Scores:
     """SPAR3D's: each mesh centred with its longest side 2, turned as fits best, then ICP; 10,000 points by area, no volume.
 
     SPAR3D has published neither code nor settings. From its tables: Chamfer distance and F-scores at 0.1, 0.2 and 0.5. From
-    the published evaluation of ZeroShape, which it follows: 10,000 points spread by area, Chamfer distance as the mean of the two
-    mean distances, and the best of 24 azimuths, 24 elevations and 12 rolls. The longest side of 2 is what makes its thresholds
-    and published values fit together. Here the rotations are ranked by 128 points, and the best eight refined by ICP.
+    the published evaluation of ZeroShape, by the same authors: 10,000 points spread by area, Chamfer distance as the mean of the
+    two mean distances, and the best of 24 azimuths, 24 elevations and 12 rolls. That the longest side is 2 is our reading, since
+    its thresholds and values fit together then. Here the rotations are ranked by 128 points, and the best eight refined by ICP.
 
     Source: Huang et al., SPAR3D, 2025; Huang et al., ZeroShape, 2023.
     """

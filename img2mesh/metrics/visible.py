@@ -64,7 +64,7 @@ class DepthMaps:
 
     Attributes:
         axes: Right, down and forward of each view, [view, 3, 3].
-        depth: Distance of the first hit from the plane through `-REACH * forward`, [view, row, column]; inf where there is none.
+        depth: Distance of the first hit from the plane through `-REACH * forward`, [view, row, column]; inf for a miss.
     """
 
     axes: Floats

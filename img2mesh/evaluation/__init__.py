@@ -1,0 +1,1 @@
+"""Tables against the truth: what is compared with what, and how it is written down."""
