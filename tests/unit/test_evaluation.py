@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def lpips_weights() -> dict[str, object]:
             "kernel": (random.standard_normal((3, 3, a, b)) * np.sqrt(2 / (9 * a))).astype(np.float32),
             "bias": np.zeros(b, dtype=np.float32),
         }
-        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(widths))
     }
     heads = {
         f"NetLinLayer_{i}": {"Conv_0": {"kernel": np.full((1, 1, c, 1), 0.2, np.float32)}}
