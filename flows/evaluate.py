@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from img2mesh.errors import InputError
+from img2mesh.errors import InputError, NumericalError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,13 +176,20 @@ def views(
     from img2mesh.training.sheets import write_sheet
 
     bench, lpips, rows = _workbench(preset, store, seed), load_lpips(), _empty_rows()
+    done: list[str] = []
+    failed: list[str] = []
     data, chosen = samples(views, split, count=count, size_px=bench.preset.view_size_px)
     baselines = _baselines(views)
     shown = {item for _, item in evenly(chosen, min(sheet, len(chosen)))} if sheet else set()
     pictures: list[list[Tensor]] = []
     for number, (name, item) in enumerate(chosen, start=1):
         sample = data.load(item)
-        methods = _generated(bench, sample, name, guided=guided)
+        try:
+            methods = _generated(bench, sample, name, guided=guided)
+        except NumericalError as error:
+            failed.append(f"{name} is left out: {error}.")
+            continue
+        done.append(name)
         pictures += [list(p) for p in (sample.rgb, *(m.rgb for m in methods.values()))] if item in shown else []
         for method, result in {**methods, **{key: make(sample) for key, make in baselines.items()}}.items():
             rows.setdefault(method, []).append(picture_scores(result, sample, lpips))
@@ -190,9 +197,9 @@ def views(
     notes = ["Whole image on white, mean of the five views that are not the front, then over objects."]
     notes += [] if lpips else [LPIPS_MISSING]
     notes += [] if len(baselines) > 1 else [f"{views} has no training objects: the baselines from them are left out."]
-    reference = next(iter(rows))
-    comparison = Comparison(title="Views from one", objects=[name for name, _ in chosen], rows=rows, reference=reference)
-    results = _results("views", "Views from one image", bench, split, notes, [comparison])
+    _check_some(done, failed)
+    comparison = Comparison(title="Views from one", objects=done, rows=rows, reference=next(iter(rows)))
+    results = _results("views", "Views from one image", bench, split, [*notes, *failed], [comparison])
     if pictures:
         out.mkdir(parents=True, exist_ok=True)
         write_sheet(out / "views.png", pictures)
@@ -259,18 +266,24 @@ def decoder(
     data, chosen = samples(views, split, count=count, size_px=bench.preset.view_size_px)
     shown = {item for _, item in evenly(chosen, min(sheet, len(chosen)))} if sheet else set()
     rows: dict[str, Rows] = {source: {} for source in sources}
+    done: list[str] = []
+    failed: list[str] = []
     pictures: dict[str, list[list[Tensor]]] = {source: [] for source in sources}
     for number, (name, item) in enumerate(chosen, start=1):
         sample = data.load(item)
-        for source in sources:
-            scene = _scene(bench, sample, name, source=source, depth=depth, noise=depth_noise)
+        try:
+            scenes = {source: _scene(bench, sample, name, source=source, depth=depth, noise=depth_noise) for source in sources}
+        except NumericalError as error:
+            failed.append(f"{name} is left out: {error}.")
+            continue
+        done.append(name)
+        for source, scene in scenes.items():
             decoded = _decoded(bench, networks, scene)
             pictures[source] += [list(p) for p in (sample.rgb, *(d.rgb for d in decoded.values()))] if item in shown else []
             _add_decoder_rows(rows[source], decoded, scene, judges)
         _tell(number, len(chosen), name)
-    results = _decoder_results(
-        bench, split, rows, [name for name, _ in chosen], judges, depth=f"{depth}, noise {depth_noise:g}"
-    )
+    _check_some(done, failed)
+    results = _decoder_results(bench, split, rows, (done, failed), judges, depth=f"{depth}, noise {depth_noise:g}")
     out.mkdir(parents=True, exist_ok=True)
     for source in sources:
         if pictures[source]:
@@ -342,7 +355,13 @@ def _add_decoder_rows(rows: "Rows", decoded: "dict[str, Pictures]", scene: "Scen
 
 
 def _decoder_results(
-    bench: "Workbench", split: str, rows: "dict[str, Rows]", objects: list[str], judges: "Judges", *, depth: str
+    bench: "Workbench",
+    split: str,
+    rows: "dict[str, Rows]",
+    objects: tuple[list[str], list[str]],
+    judges: "Judges",
+    *,
+    depth: str,
 ) -> "Results":
     from img2mesh.evaluation.report import Comparison
 
@@ -356,8 +375,9 @@ def _decoder_results(
     ]
     notes += [] if judges.lpips else [LPIPS_MISSING]
     notes += [] if "xfeat" in judges.matchers else [XFEAT_MISSING]
+    notes += objects[1]
     comparisons = [
-        Comparison(title=f"{source} latents".capitalize(), objects=objects, rows=table, reference=next(iter(table)))
+        Comparison(title=f"{source} latents".capitalize(), objects=objects[0], rows=table, reference=next(iter(table)))
         for source, table in rows.items()
     ]
     return _results("decoder", "Decoders on the same latents", bench, split, notes, comparisons)
@@ -384,14 +404,14 @@ def meshes(
     from flows.workbench import evenly
     from img2mesh.data.objects import list_objects, load_object
     from img2mesh.data.render import place
-    from img2mesh.errors import NumericalError
     from img2mesh.evaluation.meshes import triangles_of
     from img2mesh.metrics.protocols import PROTOCOLS
 
     [wanted] = _one_of("--protocol", protocol, tuple(PROTOCOLS))
     bench, rows = _workbench(preset, store, seed), _empty_rows()
     chosen = list(evenly(list_objects(objects, split=split), count))
-    done, failed = [], []
+    done: list[str] = []
+    failed: list[str] = []
     for number, entry in enumerate(chosen, start=1):
         obj = place(load_object(entry.read()), azimuth_deg)
         try:
@@ -403,8 +423,7 @@ def meshes(
         for method, result in made.items():
             rows.setdefault(method, []).append(PROTOCOLS[wanted](result, triangles_of(obj)))
         _tell(number, len(chosen), f"{entry.id} {rows['pipeline'][-1]}")
-    if not done:
-        raise NumericalError(f"no object of {len(chosen)} gave a mesh: {failed[0]}")
+    _check_some(done, failed)
     _finish(_mesh_results(bench, split, rows, (done, failed), protocol=wanted), out, "meshes", as_json=as_json)
 
 
@@ -499,6 +518,11 @@ def _workbench(preset: str, store: str | None, seed: int) -> "Workbench":
     from img2mesh.storage import open_store
 
     return Workbench(preset=presets.get(preset), store=open_store(store or mkdtemp(prefix="img2mesh-eval-")), seed=seed)
+
+
+def _check_some(done: list[str], failed: list[str]) -> None:
+    if not done:
+        raise NumericalError(f"none of {len(failed)} objects could be scored: {failed[0]}")
 
 
 def _empty_rows() -> "Rows":
