@@ -196,7 +196,7 @@ def views(
         _tell(number, len(chosen), name)
     notes = ["Whole image on white, mean of the five views that are not the front, then over objects."]
     notes += [] if lpips else [LPIPS_MISSING]
-    notes += [] if len(baselines) > 1 else [f"{views} has no training objects: the baselines from them are left out."]
+    notes += [] if "mean picture" in baselines else [f"{views} has no training objects: the baselines from them are left out."]
     _check_some(done, failed)
     comparison = Comparison(title="Views from one", objects=done, rows=rows, reference=next(iter(rows)))
     results = _results("views", "Views from one image", bench, split, [*notes, *failed], [comparison])
@@ -219,14 +219,15 @@ def _generated(bench: "Workbench", sample: "Sample", name: str, *, guided: bool)
 
 def _baselines(views: Path) -> "dict[str, Callable[[Sample], Pictures]]":
     from img2mesh.data.dataset import RenderedObjects
-    from img2mesh.evaluation.views import TrainingObjects, copied_front
+    from img2mesh.evaluation.views import TrainingObjects, copied_front, inflated_front
 
+    alone = {"front copied": copied_front, "front inflated": inflated_front}
     try:
         known = TrainingObjects(RenderedObjects(views, "train"))
     except InputError:
-        return {"front copied": copied_front}
+        return alone
     mean = known.mean()
-    return {"front copied": copied_front, "nearest training object": known.nearest, "mean picture": lambda _: mean}
+    return {**alone, "nearest training object": known.nearest, "mean picture": lambda _: mean}
 
 
 @app.command()

@@ -9,13 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from img2mesh.data.dataset import RenderedObjects, Sample
+from img2mesh.evaluation.meshes import inflated
+from img2mesh.geometry.cameras import orbit, pixel_centres, unproject
 from img2mesh.metrics.image import psnr, silhouette_iou, ssim
 from img2mesh.metrics.lpips import Lpips
+from img2mesh.neus.surface import Surface
 
 # Fronts are compared at this size: a nearest neighbour by every pixel would be one by noise.
 THUMBNAIL_PX = 32
 # The mean picture of this many objects changes no more.
 MEAN_OF = 500
+INFLATED_GRID = 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,19 @@ def _mean(values: Sequence[float]) -> float:
 def copied_front(sample: Sample) -> Pictures:
     """The front, shown six times: strong, since many objects look alike from all sides."""
     return Pictures(rgb=sample.rgb[:1].expand_as(sample.rgb), alpha=sample.alpha[:1].expand_as(sample.alpha))
+
+
+def inflated_front(sample: Sample) -> Pictures:
+    """The front's silhouette blown up, see `meshes.inflated`, painted from the front right through, and seen from around."""
+    size = sample.rgb.shape[-1]
+    cameras = orbit(size_px=size)
+    depth, _ = Surface(sdf=inflated(sample.alpha[0], cameras, INFLATED_GRID), inv_std=1.0).render_depth(cameras)
+    points = unproject(cameras, pixel_centres(size, size).expand(len(cameras), -1, -1, -1), depth)
+    # Rows of a picture run downwards, y upwards.
+    places = points[..., :2] * torch.tensor([1.0, -1.0])
+    painted = functional.grid_sample(sample.rgb[:1].expand(len(cameras), -1, -1, -1), places, align_corners=False)
+    covered = (depth > 0)[:, None]
+    return Pictures(rgb=torch.where(covered, painted, torch.ones(())), alpha=covered[:, 0].float())
 
 
 class TrainingObjects:
