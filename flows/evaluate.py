@@ -221,7 +221,7 @@ def _baselines(views: Path) -> "dict[str, Callable[[Sample], Pictures]]":
     from img2mesh.data.dataset import RenderedObjects
     from img2mesh.evaluation.views import TrainingObjects, copied_front, inflated_front
 
-    alone = {"front copied": copied_front, "front inflated": inflated_front}
+    alone: dict[str, Callable[[Sample], Pictures]] = {"front copied": copied_front, "front inflated": inflated_front}
     try:
         known = TrainingObjects(RenderedObjects(views, "train"))
     except InputError:
