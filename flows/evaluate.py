@@ -284,7 +284,8 @@ def decoder(
             _add_decoder_rows(rows[source], decoded, scene, judges)
         _tell(number, len(chosen), name)
     _check_some(done, failed)
-    results = _decoder_results(bench, split, rows, (done, failed), judges, depth=f"{depth}, noise {depth_noise:g}")
+    notes = [*_named(variant or []), *failed]
+    results = _decoder_results(bench, split, rows, (done, notes), judges, depth=f"{depth}, noise {depth_noise:g}")
     out.mkdir(parents=True, exist_ok=True)
     for source in sources:
         if pictures[source]:
@@ -310,6 +311,14 @@ def _variants(bench: "Workbench", given: list[str]) -> "dict[str, DepthGuidedDec
             raise InputError(f"expected --variant NAME=PATH, found {text!r}")
         networks[name] = load_variant(Path(path))
     return networks
+
+
+def _named(given: list[str]) -> list[str]:
+    """Which weights each variant is, a sentence each."""
+    from img2mesh.models.checkpoint import digest
+
+    parts = (text.partition("=") for text in given)
+    return [f"{name}: weights {digest(Path(path))[:12]}." for name, _, path in parts]
 
 
 def _scene(bench: "Workbench", sample: "Sample", name: str, *, source: str, depth: str, noise: float) -> "Scene":
