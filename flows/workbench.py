@@ -67,7 +67,10 @@ class Workbench:
         network = load(self.preset.autoencoder.name, self.preset.autoencoder.sha256)
         with torch.no_grad():
             packed = {"colour": pack_colour(sample.rgb, sample.alpha), "normal": pack_normals(sample.normals, sample.alpha)}
-            latents = {name: network.encode(images).latent_dist.mode().half() for name, images in packed.items()}
+            latents = {
+                name: network.encode(images.to(network.device)).latent_dist.mode().half().cpu()
+                for name, images in packed.items()
+            }
         cameras = codec.specs_from_cameras(orbit(size_px=sample.rgb.shape[-1]))
         return MultiviewLatents(source=prepared, latents=codec.put_tensors(self.store, latents), cameras=cameras)
 

@@ -69,14 +69,16 @@ def load_variant(path: Path) -> DepthGuidedDecoder:
 def decode_guided(network: DepthGuidedDecoder, scene: Scene) -> Pictures:
     """The pictures of a depth-guided decoder, all six as it makes them."""
     front = pack_colour(scene.truth.rgb[:1], scene.truth.alpha[:1])[0]
-    rgb, alpha = unpack_colour(network(scene.latents, front, scene.depth, scene.cameras))
+    place = next(network.parameters()).device
+    inputs = (tensor.to(place) for tensor in (scene.latents, front, scene.depth))
+    rgb, alpha = unpack_colour(network(*inputs, scene.cameras.to(place)).cpu())
     return Pictures(rgb=rgb, alpha=alpha)
 
 
 @torch.no_grad()
 def decode_plain(autoencoder: Any, scene: Scene) -> Pictures:
     """The pictures of the autoencoder's own decoder, each view by itself."""
-    rgb, alpha = unpack_colour(autoencoder.decode(scene.latents).sample)
+    rgb, alpha = unpack_colour(autoencoder.decode(scene.latents.to(autoencoder.device)).sample.cpu())
     return Pictures(rgb=rgb, alpha=alpha)
 
 
