@@ -10,7 +10,6 @@ from img2mesh.storage import Store
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from img2mesh.geometry.cameras import Cameras
     from img2mesh.mesh.topology import Mesh
@@ -43,6 +42,8 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     """Extract, clean, unwrap, bake, write, preview, score."""
     from pathlib import PurePosixPath
 
+    import torch
+
     from img2mesh import codec
     from img2mesh.mesh.clean import Silhouette, clean
     from img2mesh.mesh.export import check_formats, png, write_files
@@ -50,12 +51,15 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     from img2mesh.mesh.preview import sheet
     from img2mesh.mesh.texture import bake
     from img2mesh.mesh.uv import unwrap
+    from img2mesh.neus.silhouette import refined
 
     check_formats(params.formats)
     specs = inputs.source.source.source.cameras
     views = codec.get_views(store, inputs.source.views, specs)
     picture = codec.get_rgba(store, inputs.source.source.source.source.image)
-    surface = extract(_refined(codec.get_tensors(store, inputs.field)["sdf"], views.cameras, picture, params.config))
+    alpha = torch.from_numpy(picture[..., 3].copy()).float() / 255
+    field = refined(codec.get_tensors(store, inputs.field)["sdf"], views.cameras, alpha, params.config.resolution)
+    surface = extract(field.numpy())
     shown = Silhouette(camera=views.cameras[[0]], alpha=picture[..., 3])
     cleaned = clean(surface, faces=params.config.faces, speck_share=params.config.speck_share, picture=shown)
     textured = bake(unwrap(cleaned.mesh, params.config.texture_px), views, picture, params.config)
@@ -67,19 +71,6 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
         files={name: store.put_blob(data, MEDIA_TYPES[PurePosixPath(name).suffix]) for name, data in files.items()},
         scores={**_mesh_scores(cleaned.mesh), **_front_scores(textured, views.cameras[[0]], picture)},
     )
-
-
-def _refined(sdf: "Tensor", cameras: "Cameras", picture: "np.ndarray", config: ExportConfig) -> "np.ndarray":
-    """The field on the finer grid of the extraction, cut and bridged to the picture's own outline."""
-    import torch
-
-    from img2mesh.neus.grid import resampled
-    from img2mesh.neus.silhouette import match_outline
-
-    alpha = torch.from_numpy(picture[..., 3].copy()).float()[None] / 255
-    # Two pixels a voxel place the outline within the voxel.
-    [small] = torch.nn.functional.adaptive_avg_pool2d(alpha, min(2 * config.resolution, alpha.shape[-1]))
-    return match_outline(resampled(sdf, config.resolution), cameras, small).numpy()
 
 
 def _provenance(inputs: Surface, decimated_by: str) -> dict[str, str | bool]:

@@ -82,6 +82,7 @@ def read_posed(folder: Path) -> Posed:
     for picture in pictures:
         if (picture.projection, picture.width_px, picture.height_px) != (first.projection, first.width_px, first.height_px):
             raise InputError(f"{picture.image} and {first.image} differ in projection or size: all views must share them")
+    # Pictures are read once more after this, so that large photographs are never in memory together.
     windows = _windows(folder, pictures)
     rgba = torch.stack([_cut(_picture(folder, p), *window) for p, window in zip(pictures, windows, strict=True)])
     alpha = rgba[:, 3]

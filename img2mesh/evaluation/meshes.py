@@ -16,9 +16,9 @@ from img2mesh.mesh.config import ExportConfig
 from img2mesh.mesh.extract import extract
 from img2mesh.mesh.topology import weld
 from img2mesh.metrics.visible import Triangles
-from img2mesh.neus.grid import corner_points, resampled
+from img2mesh.neus.grid import corner_points
 from img2mesh.neus.hull import build_hull
-from img2mesh.neus.silhouette import match_outline
+from img2mesh.neus.silhouette import refined
 
 Alpha = Float[Tensor, "height width"]
 Field = Float[Tensor, "z y x"]
@@ -64,8 +64,7 @@ def meshed(sdf: Field, alpha: Alpha, cameras: Cameras, config: ExportConfig) -> 
     Raises:
         NumericalError: There is no surface.
     """
-    [small] = functional.adaptive_avg_pool2d(alpha[None], min(2 * config.resolution, alpha.shape[-1]))
-    surface = extract(match_outline(resampled(sdf, config.resolution), cameras, small).numpy())
+    surface = extract(refined(sdf, cameras, alpha, config.resolution).numpy())
     shown = Silhouette(camera=cameras[[0]], alpha=(alpha * 255).round().to(torch.uint8).numpy())
     kept = drop_specks(weld(surface), config.speck_share, shown)
     return Triangles(vertices=np.asarray(kept.vertices, np.float64), faces=np.asarray(kept.faces, np.int64))

@@ -7,7 +7,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from img2mesh.geometry.cameras import Cameras, project, rays
-from img2mesh.neus.grid import corner_points, sample, spacing
+from img2mesh.neus.grid import corner_points, resampled, sample, spacing
 from img2mesh.neus.hull import build_hull
 
 _STEP_VOXELS = 0.5
@@ -19,6 +19,15 @@ _BRIDGE_HALF_VOXELS = 1.5
 # Bridges reach this far into what they are to join.
 _OVERLAP_PX = 2
 _CHUNK = 1 << 20
+
+
+def refined(
+    sdf: Float[Tensor, "z y x"], cameras: Cameras, alpha: Float[Tensor, "height width"], resolution: int
+) -> Float[Tensor, "resolution resolution resolution"]:
+    """The field on the grid of the extraction, matched to the picture's own outline; see `match_outline`."""
+    # Two pixels a voxel place the outline within the voxel.
+    [small] = F.adaptive_avg_pool2d(alpha[None], min(2 * resolution, alpha.shape[-1]))
+    return match_outline(resampled(sdf, resolution), cameras, small)
 
 
 def match_outline(
