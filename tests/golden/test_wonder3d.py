@@ -15,31 +15,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from img2mesh.models import MultiviewUNet
+from tests.published_layout import UNET
 
 FOLDER = Path(__file__).parent
-# The published configuration, apart from what diffusers' defaults say anyway; with the names and stray keys of its authors.
+# With the stray keys of its authors.
 PUBLISHED: dict[str, Any] = {
-    "_class_name": "UNetMV2DConditionModel",
+    **UNET,
     "_diffusers_version": "0.19.3",
-    "sample_size": 32,
-    "in_channels": 8,
-    "out_channels": 4,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "down_block_types": ["CrossAttnDownBlockMV2D"] * 3 + ["DownBlock2D"],
-    "mid_block_type": "UNetMidBlockMV2DCrossAttn",
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlockMV2D"] * 3,
-    "layers_per_block": 2,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-    "class_embed_type": "projection",
-    "projection_class_embeddings_input_dim": 10,
-    "num_views": 6,
-    "cd_attention_mid": True,
-    "cd_attention_last": False,
-    "multiview_attention": True,
-    "sparse_mv_attention": False,
-    "mvcd_attention": False,
-    "joint_attention": False,
     "joint_attention_twice": True,
     "cross_domain_attention": True,
 }
