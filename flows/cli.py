@@ -110,7 +110,14 @@ def submit(
         str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
     ] = "glb,obj",
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
-    isolate: Annotated[bool, typer.Option("--isolate", help="Run each stage in a process of its own: less memory.")] = False,
+    launch: Annotated[
+        str,
+        typer.Option(
+            "--launch",
+            envvar="IMG2MESH_LAUNCH",
+            help="Where stages run: process, subprocess (less memory), podman, docker, pool.",
+        ),
+    ] = "process",
     as_json: JsonOption = False,
 ) -> None:
     """Turn pictures into textured meshes.
@@ -123,7 +130,7 @@ def submit(
     request = Request.of(paths, assets=assets, store=store, name=name, preset=preset, formats=split_formats(formats), seed=seed)
     try:
         with _quiet_stdout():
-            report = _run(request, isolate=isolate)
+            report = _run(request, launch=launch)
     except Img2MeshError as error:
         if as_json:
             _print_json({"kind": "error/v1", "error": type(error).__name__, "reason": str(error), "exit_code": error.exit_code})
@@ -140,8 +147,8 @@ def submit(
     raise typer.Exit(report.exit_code)
 
 
-def _run(request: "Request", *, isolate: bool) -> "Report":
-    from flows.launch import in_process, in_subprocess
+def _run(request: "Request", *, launch: str) -> "Report":
+    from flows.launch import launcher
     from flows.reconstruct import stages_of
     from flows.report import Progress
     from flows.submit import submit as run_batch
@@ -149,8 +156,7 @@ def _run(request: "Request", *, isolate: bool) -> "Report":
 
     pipeline = stages_of(presets.get(request.preset), seed=request.seed, formats=request.formats)
     with Progress([stage.name for stage, _ in pipeline], _console(stderr=True)) as progress:
-        launch = in_subprocess if isolate else in_process
-        return run_batch(request, pipeline, listen=progress, expect=progress.expect, launch=launch)
+        return run_batch(request, pipeline, listen=progress, expect=progress.expect, launch=launcher(launch))
 
 
 @app.command()

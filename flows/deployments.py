@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from flows.embedded import is_healthy, quiet_environment
 from flows.inbox import absolute_uri
+from flows.launch import STAGE_DEPLOYMENT
 from img2mesh.errors import InputError, TransientError
 from img2mesh.manifests import Model
 from img2mesh.storage import file_error
@@ -47,12 +48,14 @@ class Pool(Model):
         type: A worker's own machine, its containers, or a cluster.
         concurrency: Most runs at once over all workers; None is no limit.
         job_template: File of the base job template, relative to the document; None is Prefect's own.
+        job_variables: For the template: image, volumes, GPUs...
     """
 
     name: str = POOL
     type: Literal["process", "docker", "kubernetes"] = "process"
     concurrency: Annotated[int, Field(ge=1)] | None = None
     job_template: str | None = None
+    job_variables: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Batch(Model):
@@ -68,14 +71,22 @@ class Batch(Model):
     formats: tuple[str, ...] = ("glb", "obj")
     seed: int = 0
     quarantine: bool = False
+    launch: str | None = None
     paused: bool = False
     tags: tuple[str, ...] = ()
 
 
 class Service(Model):
-    """All that is registered on one Prefect server."""
+    """All that is registered on one Prefect server.
+
+    Args:
+        pool: Where batches run.
+        stages: Where the stages of batches with `launch = "pool"` run; None is the same pool, which then needs room for both.
+        batches: On schedules.
+    """
 
     pool: Pool = Pool()
+    stages: Pool | None = None
     batches: tuple[Batch, ...] = ()
 
 
@@ -94,9 +105,12 @@ def read_service(path: Path) -> Service:
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg'].lower()}") from error
-    template = service.pool.job_template
-    pool = service.pool.model_copy(update={"job_template": str(path.parent / template)}) if template else service.pool
-    return service.model_copy(update={"pool": pool})
+    placed = {
+        key: pool.model_copy(update={"job_template": str(path.parent / pool.job_template)})
+        for key, pool in (("pool", service.pool), ("stages", service.stages))
+        if pool and pool.job_template
+    }
+    return service.model_copy(update=placed)
 
 
 def deploy(service: Service) -> list[str]:
@@ -120,13 +134,15 @@ def register(service: Service) -> list[str]:
     from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    deployments = [*_standing(service.pool), *(_scheduled(batch, service.pool) for batch in service.batches)]
+    pools = [service.pool, *([service.stages] if service.stages else [])]
+    deployments = [*_standing(service), *(_scheduled(batch, service.pool) for batch in service.batches)]
     with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
         try:
-            _register_pool(service.pool)
+            for pool in pools:
+                _register_pool(pool)
             _register_automation()
             for deployment in deployments:
-                deployment.apply(work_pool_name=service.pool.name)
+                deployment.apply()
         except PrefectHTTPStatusError as error:
             raise TransientError(f"the Prefect server refuses the deployment: {' '.join(str(error).split())}") from error
     return [f"{deployment.flow_name}/{deployment.name}" for deployment in deployments]
@@ -207,12 +223,15 @@ def dead_runs() -> "AutomationCore":
     )
 
 
-def _standing(pool: Pool) -> Iterator["RunnerDeployment"]:
-    """The deployments that wait to be called: any batch, a report, a training."""
-    from flows.batch import batch, report, train
+def _standing(service: Service) -> Iterator["RunnerDeployment"]:
+    """The deployments that wait to be called: any batch, a report, a training, a stage."""
+    from flows.batch import batch, report, stage, train
 
     for called, name in ((batch, "submit"), (report, "report"), (train, "train")):
-        yield _deployment(called, name, pool, tags=[TAG])
+        yield _deployment(called, name, service.pool, tags=[TAG])
+    flow_name, _, name = STAGE_DEPLOYMENT.partition("/")
+    assert stage.name == flow_name
+    yield _deployment(stage, name, service.stages or service.pool, tags=[TAG])
 
 
 def _scheduled(wanted: Batch, pool: Pool) -> "RunnerDeployment":
@@ -229,6 +248,7 @@ def _scheduled(wanted: Batch, pool: Pool) -> "RunnerDeployment":
         "formats": list(wanted.formats),
         "seed": wanted.seed,
         "quarantine": wanted.quarantine,
+        "launch": wanted.launch,
     }
     tags = [TAG, f"batch:{wanted.name}", f"preset:{wanted.preset}", *wanted.tags]
     try:
@@ -247,6 +267,7 @@ def _deployment(called: Any, name: str, pool: Pool, *, tags: Sequence[str], **mo
         name=name,
         tags=list(tags),
         work_pool_name=pool.name,
+        job_variables=pool.job_variables,
         concurrency_limit=1 if more else None,
         entrypoint_type=EntrypointType.MODULE_PATH,
         **more,

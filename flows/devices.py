@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from flows.launch import Launch
+from flows.launch import Launch, on_a_pool
 from img2mesh.errors import InputError
 from img2mesh.manifests import Model
 from img2mesh.stage import Result, Stage
@@ -59,7 +59,9 @@ def device_slot(names: tuple[str, ...], folder: Path | None = None) -> Iterator[
 
 
 def on_a_device(launch: Launch) -> Launch:
-    """The same launch, which waits for a GPU where a stage wants one and there are any."""
+    """The same launch, which waits for a GPU where a stage wants one and there are any; a pool's workers have their own."""
+    if launch is on_a_pool:
+        return launch
 
     def launched(stage: Stage[Any, Any, Any], inputs: Model, params: Model, store: Store) -> Result[Any]:
         names = devices()

@@ -17,12 +17,14 @@ def pulled_home() -> Path:
 
 
 def weights_path(name: str) -> Path:
-    """The file of these weights; those of a pulled family are named `family/part`.
+    """The file of these weights; those of a pulled family are named `family/part`. An image has even the shipped ones mounted.
 
     Raises:
         ArtifactError: There is none.
     """
-    path = (pulled_home() if "/" in name else SHIPPED) / f"{name}.safetensors"
+    path = SHIPPED / f"{name}.safetensors"
+    if "/" in name or not path.is_file():
+        path = pulled_home() / f"{name}.safetensors"
     if not path.is_file():
         raise ArtifactError(f"weights {name} are missing at {path}: {advice(name)}")
     return path
