@@ -2,7 +2,7 @@
 
 An asset appears whole or not at all. In a folder it is put together in a hidden place on the same file system and renamed; a
 different asset of the same name is moved aside first, so that for an instant there is none, but never half of one. In a bucket
-`asset.json` is removed first and written last: what has no `asset.json` is no asset.
+`asset.json` is removed first and written last, by one who has claimed the asset: what has no `asset.json` is no asset.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,13 +18,16 @@ from typing import Any
 
 from pydantic import Field, JsonValue, ValidationError
 
+from flows.claims import Claims
 from img2mesh.errors import ArtifactError, InputError
 from img2mesh.manifests import Blob, Digest, Model
-from img2mesh.stage import Sealed
+from img2mesh.stage import Sealed, sha256_hex
 from img2mesh.storage import FileStore, Store, file_error, open_store, write_durably
 
 DOCUMENT = "asset.json"
 BATCH = "batch.json"
+_CLAIMS = ".claims/"
+_CLAIM_POLL_S = 0.2
 
 
 class StageRecord(Model):
@@ -100,7 +104,8 @@ class Assets(ABC):
     def _place(self, batch: str, name: str, files: Mapping[str, bytes]) -> None: ...
 
     @abstractmethod
-    def _exclusive(self) -> contextlib.AbstractContextManager[None]: ...
+    def _exclusive(self, folder: str) -> contextlib.AbstractContextManager[None]:
+        """Of those who publish this asset, only one at a time."""
 
     def publish(self, document: AssetDocument, store: Store) -> bool:
         """Make the asset appear, whole; False where the very same was there already, every byte of it checked.
@@ -111,7 +116,7 @@ class Assets(ABC):
         contents = {name: store.get_blob(blob) for name, blob in document.files.items()}
         contents[DOCUMENT] = pretty_json(document)
         folder = f"{document.batch}/{document.name}"
-        with self._exclusive():
+        with self._exclusive(folder):
             there = set(self.objects.list(f"{folder}/"))
             whole = there == {f"{folder}/{name}" for name in contents}
             if whole and all(self.objects.holds(f"{folder}/{name}", data) for name, data in contents.items()):
@@ -131,7 +136,7 @@ class Assets(ABC):
             there = set(self.names(document.name)) if earlier else set()
             kept = [row for row in (earlier.rows if earlier else ()) if row.name in there - known]
             rows = tuple(sorted((*kept, *document.rows), key=lambda row: row.name))
-            return pretty_json(document.model_copy(update={"rows": rows}).sealed())
+            return listed_json(document.model_copy(update={"rows": rows}).sealed().model_dump(mode="json"))
 
         return BatchDocument.model_validate_json(self.objects.update(f"{document.name}/{BATCH}", merge))
 
@@ -239,7 +244,7 @@ class FolderAssets(Assets):
             raise file_error(error, f"write to the assets folder {self.root}") from error
 
     @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self, folder: str) -> Iterator[None]:
         try:
             with self._scratch.exclusive():
                 yield
@@ -271,8 +276,15 @@ class BucketAssets(Assets):
         """See `Assets.check_writable`."""
         self.objects.size(BATCH)
 
-    def _exclusive(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _exclusive(self, folder: str) -> Iterator[None]:
+        claims, name = Claims(self.objects, prefix=_CLAIMS), sha256_hex(folder.encode())
+        while True:
+            with claims.claim(name) as ours:
+                if ours:
+                    yield
+                    return
+            time.sleep(_CLAIM_POLL_S)
 
     def _place(self, batch: str, name: str, files: Mapping[str, bytes]) -> None:
         folder = f"{batch}/{name}"
@@ -288,6 +300,20 @@ def pretty_json(value: Model | dict[str, Any]) -> bytes:
     """Indented JSON with sorted keys, for files that people open."""
     plain = value.model_dump(mode="json") if isinstance(value, Model) else value
     return (json.dumps(plain, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def listed_json(value: dict[str, Any]) -> bytes:
+    """JSON with one line for each name, and for each item of a list below it: files that people open, and that may be long."""
+
+    def line(item: Any) -> str:
+        return json.dumps(item, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+    def lines(item: Any) -> str:
+        return (
+            "[\n    " + ",\n    ".join(line(one) for one in item) + "\n  ]" if isinstance(item, list) and item else line(item)
+        )
+
+    return ("{\n  " + ",\n  ".join(f"{line(name)}: {lines(item)}" for name, item in sorted(value.items())) + "\n}\n").encode()
 
 
 def preview_path(assets: Assets, document: AssetDocument) -> str | None:

@@ -27,13 +27,14 @@ SILENT_S = 60.0
 class Claims:
     """The claims of one process in one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, prefix: str = PREFIX) -> None:
         """Nothing claimed yet.
 
         Args:
             store: Where all workers look.
+            prefix: Of the claims among its objects.
         """
-        self._store = store
+        self._store, self._prefix = store, prefix
         self._seen: dict[str, tuple[bytes, float]] = {}
 
     @contextlib.contextmanager
@@ -43,7 +44,7 @@ class Claims:
         Args:
             name: The same for all who would do the same work.
         """
-        key, mine = f"{PREFIX}{name}", _holder()
+        key, mine = f"{self._prefix}{name}", _holder()
         if not self._take(key, _content(mine, 0)):
             yield False
             return

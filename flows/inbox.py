@@ -268,7 +268,7 @@ def _take(found: _Found, store: Store) -> Item:
         refusal = InputError(f"{shown}: the file is empty (0 bytes); copy it again from where it came")
         return Item(name=name, file=shown, refusal=refusal)
     media_type = mimetypes.guess_type(found.file_name)[0] or "application/octet-stream"
-    source = SourceImage(name=_printable(found.file_name), image=store.put_blob(data, media_type))
+    source = SourceImage(name=_printable(found.file_name), image=store.keep_blob(data, media_type))
     return Item(name=name, file=shown, source=source)
 
 

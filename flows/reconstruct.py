@@ -50,6 +50,16 @@ class Passed:
     cached: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ran:
+    """What a report says of a stage: of 10,000 images it keeps this and no more."""
+
+    name: str
+    seconds: float
+    cached: bool
+    retries: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
     """An image's mesh with everything that led to it."""
@@ -57,6 +67,12 @@ class Reconstruction:
     source: SourceImage
     asset: MeshAsset
     passed: tuple[Passed, ...]
+
+    @property
+    def ran(self) -> tuple[Ran, ...]:
+        """Its stages, for reports."""
+        records = [(one.record, one.cached) for one in self.passed]
+        return tuple(Ran(name=one.name, seconds=one.seconds, cached=cached, retries=one.retries) for one, cached in records)
 
 
 def stages_of(preset: "Preset", *, seed: int, formats: Sequence[str]) -> list[Step]:

@@ -1,7 +1,6 @@
 """A batch from what was submitted to what is published. What is already whole in the store needs neither Prefect nor torch."""
 
 import errno
-import json
 import secrets
 import time
 import traceback
@@ -12,10 +11,11 @@ from functools import partial
 from typing import Any
 
 import img2mesh
-from flows.assets import AssetDocument, Assets, BatchDocument, Row, open_assets, pretty_json
+from flows.assets import AssetDocument, Assets, BatchDocument, Row, listed_json, open_assets
+from flows.found import Finder, Whole
 from flows.inbox import Inbox, Item, batch_name, collect, safe_name
 from flows.launch import Launch, in_process
-from flows.reconstruct import Event, Listen, Reconstruction, RunStage, Step, Walk, find_done
+from flows.reconstruct import Event, Listen, Ran, Reconstruction, RunStage, Step, Walk, find_done
 from img2mesh.errors import ArtifactError, Img2MeshError, InputError, TransientError
 from img2mesh.manifests import Model, SourceImage
 from img2mesh.stage import canonical_json, sha256_hex
@@ -75,11 +75,12 @@ def default_store(assets: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one image ended: exactly one of `document` and `error` is set."""
+    """How one image ended: published, with the stages it went through, or with an error."""
 
     item: Item
-    reconstruction: Reconstruction | None = None
-    document: AssetDocument | None = None
+    ran: tuple[Ran, ...] = ()
+    seconds: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
     error: Exception | None = None
 
     @property
@@ -100,8 +101,8 @@ class Outcome:
             name=self.item.name,
             file=self.item.file,
             status=self.status,
-            seconds=self.document.seconds if self.document else None,
-            scores=self.document.scores if self.document else {},
+            seconds=self.seconds,
+            scores=self.scores,
             error=type(self.error).__name__ if self.error else None,
             reason=one_line(self.error) if self.error else None,
         )
@@ -130,8 +131,7 @@ class Report:
 
     def stages(self, *, cached: bool) -> int:
         """How many stages were found done, or were computed."""
-        walks = [outcome.reconstruction for outcome in self.outcomes if outcome.reconstruction]
-        return sum(passed.cached == cached for walk in walks for passed in walk.passed)
+        return sum(ran.cached == cached for outcome in self.outcomes for ran in outcome.ran)
 
     def as_dict(self) -> dict[str, Any]:
         """The report for machines."""
@@ -188,7 +188,13 @@ class Job:
         """Make the asset appear."""
         document = _document(self.request, item.name, done)
         self.assets.publish(document, self.store)
-        return Outcome(item=item, reconstruction=done, document=document)
+        return Outcome(item=item, ran=done.ran, seconds=document.seconds, scores=document.scores)
+
+    def found(self, item: Item, whole: Whole) -> Outcome:
+        """The image as one that needed nothing."""
+        names = [stage.name for stage, _ in self.pipeline]
+        ran = tuple(Ran(name=name, seconds=seconds, cached=True) for name, seconds in zip(names, whole.seconds, strict=True))
+        return Outcome(item=item, ran=ran, seconds=round(sum(whole.seconds), 3), scores=whole.scores)
 
     def failed(self, item: Item, error: Exception) -> Outcome:
         """The image as one that did not become an asset, for the reason given."""
@@ -246,8 +252,9 @@ def submit(
     assets.check_writable()
     inbox = collect(request.paths, store, exclude=(request.assets, request.store))
     job = Job(request=request, pipeline=pipeline, store=store, assets=assets, listen=listen, launch=launch)
+    finder = Finder(pipeline, store, assets, batch=request.name, preset=request.preset, seed=request.seed)
     with ThreadPoolExecutor(max(store.calls_at_once, assets.objects.calls_at_once)) as pool:
-        settled = list(pool.map(partial(_settle, job), inbox.items))
+        settled = list(pool.map(partial(_settle, job, finder), inbox.items))
     outcomes = {outcome.item.name: outcome for outcome in settled if outcome is not None}
     for outcome in outcomes.values():
         _tell(job, outcome)
@@ -277,11 +284,14 @@ def one_line(error: Exception) -> str:
     return f"internal error, {type(error).__name__}: {text}; the run's record in the store has the traceback, please report it"
 
 
-def _settle(job: Job, item: Item) -> Outcome | None:
+def _settle(job: Job, finder: Finder, item: Item) -> Outcome | None:
     """The outcome that needs no computation: unreadable, refused before and still refused, or done; None for all others."""
     if item.refusal is not None:
         return Outcome(item=item, error=item.refusal)
     try:
+        whole = finder(item)
+        if whole is not None:
+            return job.found(item, whole)
         if _was_refused(job, item):
             return _refuse_again(job, item)
         done = find_done(job.walk(item, _never))
@@ -293,8 +303,8 @@ def _settle(job: Job, item: Item) -> Outcome | None:
 
 
 def _tell(job: Job, outcome: Outcome) -> None:
-    for passed in outcome.reconstruction.passed if outcome.reconstruction else ():
-        job.listen(Event(image=outcome.item.name, stage=passed.record.name, phase="cached", seconds=passed.record.seconds))
+    for ran in outcome.ran:
+        job.listen(Event(image=outcome.item.name, stage=ran.name, phase="cached", seconds=ran.seconds))
 
 
 def _never(stage: Any, inputs: Model, params: Model) -> Any:
@@ -340,7 +350,7 @@ def _finish(job: Job, inbox: Inbox, outcomes: list[Outcome], seconds: float) -> 
         seconds=seconds,
     )
     run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
-    job.store.write(f"runs/{run}.json", pretty_json({**report.as_dict(), "tracebacks": job.tracebacks}))
+    job.store.write(f"runs/{run}.json", listed_json({**report.as_dict(), "tracebacks": job.tracebacks}))
     return report
 
 
@@ -366,15 +376,8 @@ def _document(request: Request, name: str, done: Reconstruction) -> AssetDocumen
 
 def _report_row(outcome: Outcome, report: Report) -> dict[str, Any]:
     row = outcome.row().model_dump(mode="json")
-    walk = outcome.reconstruction
     stages = [
-        {
-            "name": passed.record.name,
-            "seconds": passed.record.seconds,
-            "cached": passed.cached,
-            "retries": passed.record.retries,
-        }
-        for passed in (walk.passed if walk else ())
+        {"name": ran.name, "seconds": ran.seconds, "cached": ran.cached, "retries": list(ran.retries)} for ran in outcome.ran
     ]
     folder = f"{report.assets_uri}/{report.request.name}/{outcome.item.name}"
-    return {**row, "stages": json.loads(json.dumps(stages)), "asset": folder if outcome.document else None}
+    return {**row, "stages": stages, "asset": folder if outcome.error is None else None}

@@ -8,6 +8,7 @@ existence is the commit.
 import argparse
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ from img2mesh.storage import Store, file_error, manifest_key, open_store
 InputsT = TypeVar("InputsT", bound=Model)
 ParamsT = TypeVar("ParamsT", bound=Model)
 OutputsT = TypeVar("OutputsT", bound=Model)
+# How the canonical JSON of a publication ends: seconds, digest, stage, version.
+_SEAL = re.compile(rb'([0-9.e+-]+),"sha256":"([0-9a-f]{64})","stage":("[^"\\]*"),"version":("[^"\\]*")}')
 
 
 class Sealed(Model):
@@ -66,6 +69,15 @@ class Result(Generic[OutputsT]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """A publication as bytes: the outputs' canonical JSON, and the seconds that they took."""
+
+    key: str
+    outputs: bytes
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage(Generic[InputsT, ParamsT, OutputsT]):
     """A named, versioned function from one manifest to the next.
 
@@ -95,8 +107,36 @@ class Stage(Generic[InputsT, ParamsT, OutputsT]):
 
     def key(self, inputs: InputsT, params: ParamsT) -> str:
         """SHA-256 of the canonical JSON of name, version, inputs and parameters."""
-        parts = {"inputs": _plain(inputs), "name": self.name, "params": _plain(params), "version": str(self.version)}
-        return sha256_hex(canonical_json(parts))
+        return self.key_of(canonical_json(inputs), canonical_json(params))
+
+    def key_of(self, inputs: bytes, params: bytes) -> str:
+        """The same from the canonical JSON of both."""
+        name, version = (json.dumps(text, ensure_ascii=False).encode() for text in (self.name, str(self.version)))
+        return sha256_hex(b'{"inputs":%b,"name":%b,"params":%b,"version":%b}' % (inputs, name, params, version))
+
+    def published(self, inputs: bytes, params: bytes, store: Store) -> "Published | None":
+        """What was published for these, read without making models of it; None unless it is whole, byte by byte.
+
+        Args:
+            inputs: Canonical JSON of the manifest.
+            params: Canonical JSON of the parameters.
+            store: Where to look. The blobs are not read.
+
+        Raises:
+            ArtifactError: The store says that the bytes are not those that were written.
+        """
+        key = self.key_of(inputs, params)
+        data = store.get_manifest(self.name, key) or b""
+        head = b'{"key":"%b","kind":"publication/v1","outputs":' % key.encode()
+        middle = b',"params":%b,"seconds":' % params
+        end = data.rfind(middle)
+        seal = _SEAL.fullmatch(data[end + len(middle) :]) if end > 0 and data.startswith(head) else None
+        if seal is None or [json.loads(seal[3]), json.loads(seal[4])] != [self.name, str(self.version)]:
+            return None
+        start = end + len(middle) + seal.start(2)
+        if sha256_hex(data[:start] + data[start + 64 :]) != seal[2].decode():
+            return None
+        return Published(key=key, outputs=data[len(head) : end], seconds=float(seal[1]))
 
     def lookup(self, inputs: InputsT, params: ParamsT, store: Store) -> Result[OutputsT] | None:
         """What was published under this key, if it is whole: every blob that this stage made is re-hashed."""
