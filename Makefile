@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' img2mesh/__init__.py)
-IMAGES := orchestrator torch mesh objectstore
+IMAGES := orchestrator torch mesh objectstore postgres
 ENGINE ?= $(shell command -v docker || command -v podman || echo docker)
 TORCH_FLAGS ?=
 PYTEST_FLAGS ?=
@@ -53,7 +53,7 @@ dev: system $(VENV)/.installed-dev ## Install for development, with the commit h
 images: $(IMAGES:%=image-%) ## Build the container images
 
 image-%:
-	$(ENGINE) build --file containers/Dockerfile.$* --tag img2mesh-$*:$(VERSION) .
+	$(ENGINE) build --build-arg VERSION=$(VERSION) --build-arg TORCH_FLAGS="$(TORCH_FLAGS)" --file containers/Dockerfile.$* --tag img2mesh-$*:$(VERSION) .
 
 .PHONY: bench
 bench: system $(VENV)/.installed ## Measure the numbers that the documentation gives

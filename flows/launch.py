@@ -124,7 +124,7 @@ def _passed_on(store: Store) -> Iterator[str]:
     """Settings by name, so that no secret is on a command line."""
     wanted = {"OMP_NUM_THREADS"}
     if not isinstance(store, FileStore):
-        wanted |= {name for name in os.environ if name.startswith("AWS_") or name == "IMG2MESH_WORK_PROFILE"}
+        wanted |= {name for name in os.environ if name.startswith(("AWS_", "IMG2MESH_WORK_"))}
         if file := os.environ.get("AWS_SHARED_CREDENTIALS_FILE"):
             yield f"--volume={Path(file).absolute()}:{file}:ro"
     yield from (f"--env={name}" for name in sorted(wanted & set(os.environ)))

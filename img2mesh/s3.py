@@ -60,7 +60,7 @@ class S3Store(Store):
     def _client(self) -> Any:
         with self._making:
             if self._made is None:
-                self._made = _client(os.environ.get(f"IMG2MESH_{self._role.upper()}_PROFILE"))
+                self._made = _client(f"IMG2MESH_{self._role.upper()}")
         return self._made
 
     def read(self, key: str) -> bytes | None:
@@ -277,12 +277,17 @@ class S3Store(Store):
             raise TransientError(f"cannot {doing}: {_line(error)}; check AWS_ENDPOINT_URL, submit again") from error
 
 
-def _client(profile: str | None) -> Any:
+def _client(role: str) -> Any:
+    """A client with the role's own credentials: its variables, its profile, or else those that hold for all."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import ProfileNotFound
 
-    _check_credential_files(profile)
+    profile = os.environ.get(f"{role}_PROFILE")
+    names = {"aws_access_key_id": f"{role}_ACCESS_KEY_ID", "aws_secret_access_key": f"{role}_SECRET_ACCESS_KEY"}
+    own = {name: value for name, variable in names.items() if (value := os.environ.get(variable))}
+    if not own:
+        _check_credential_files(profile)
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=5,
@@ -294,7 +299,9 @@ def _client(profile: str | None) -> Any:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     try:
         # A session of its own: boto3's shared one keeps the credentials of the first call, and is not for threads.
-        return boto3.session.Session(profile_name=profile).client("s3", config=config, region_name=region)
+        return boto3.session.Session(profile_name=None if own else profile, **own).client(
+            "s3", config=config, region_name=region
+        )
     except ProfileNotFound as error:
         raise InputError(f"{_line(error)}; name one that is there in IMG2MESH_..._PROFILE, or unset it") from error
 

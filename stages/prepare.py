@@ -36,10 +36,12 @@ def run(inputs: SourceImage, params: Params, store: Store) -> PreparedImage:
         InputError: The picture cannot be used.
         ArtifactError: The matting model is not the one that the parameters name.
     """
+    from img2mesh.data.decoding import decode_apart
     from img2mesh.data.preprocess import prepare_picture
 
     model = _local_model(params.matting_model) if params.matting_model else None
-    prepared = prepare_picture(store.get_blob(inputs.image), params.config, name=inputs.name, matting_model=model)
+    data = store.get_blob(inputs.image)
+    prepared = prepare_picture(data, params.config, name=inputs.name, matting_model=model, decoder=decode_apart)
 
     from img2mesh import codec  # after the refusals: it brings torch
 

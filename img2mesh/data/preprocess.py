@@ -7,6 +7,7 @@ import io
 import math
 import struct
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from img2mesh.errors import InputError
 # Pillow reads the several pictures of an MPO file, which some cameras name .jpg, as JPEG: the first one counts.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
 FORMAT_NAMES = "PNG, JPEG, WebP, AVIF, TIFF or BMP"
+Decoder = Callable[[bytes, PrepareConfig], Image.Image]
 # The object's longest side over the frame's side.
 FILL = 0.75
 # A matte counts as given when at least this share of the picture is transparent: rounded corners alone are no matte.
@@ -43,7 +45,9 @@ class Prepared:
     confidence: float
 
 
-def prepare_picture(data: bytes, config: PrepareConfig, *, name: str, matting_model: Path | None = None) -> Prepared:
+def prepare_picture(
+    data: bytes, config: PrepareConfig, *, name: str, matting_model: Path | None = None, decoder: Decoder | None = None
+) -> Prepared:
     """The object in a picture, cut out, centred and scaled.
 
     Args:
@@ -51,13 +55,14 @@ def prepare_picture(data: bytes, config: PrepareConfig, *, name: str, matting_mo
         name: Stands in front of every error.
         matting_model: One of rembg's model files, see `config.find_matting_model`, for pictures without an alpha of their own;
             None: the OpenCV cut-out.
+        decoder: Stands in for `decode`, such as `decoding.decode_apart`.
 
     Raises:
         InputError: No readable picture, beyond the limits, or without an object that can be told from its background.
         ArtifactError: rembg does not find the model.
     """
     try:
-        image = decode(data, config)
+        image = (decoder or decode)(data, config)
         matte = _given_matte(image) if _has_matte(image) else estimate_matte(image.convert("RGB"), matting_model)
         box = tight_box(matte.alpha)
         _check_object_size(box, matte.source_px, config)

@@ -1,8 +1,11 @@
 """The container files keep the promises that no linter checks."""
 
 import json
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +40,33 @@ def test_images_take_a_base_and_run_as_nobody_special(path: Path) -> None:
     assert any("org.opencontainers.image.licenses" in line for line in lines)
 
 
+def _installed(image: str) -> list[str]:
+    """All pins of the sets that an image installs."""
+    text = (ROOT / f"containers/Dockerfile.{image}").read_text(encoding="utf-8")
+    return [pin for name in re.findall(r"--requirement /tmp/(\w+)\.txt", text) for pin in _requirements(name)]
+
+
 def test_only_the_mesh_image_holds_gpl_software_and_says_so() -> None:
-    holds_gpl = {_name(path) for path in DOCKERFILES if any("pymeshlab" in pin for pin in _requirements(_name(path)))}
+    holds_gpl = {_name(path) for path in DOCKERFILES if any("pymeshlab" in pin for pin in _installed(_name(path)))}
     says_gpl = {_name(path) for path in DOCKERFILES if re.search(r'licenses="[^"]*GPL', path.read_text(encoding="utf-8"))}
     assert holds_gpl == says_gpl == {"mesh"}
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=_name)
 def test_images_install_pinned_versions(path: Path) -> None:
-    pins = _requirements(_name(path))
-    assert pins
+    pins = _installed(_name(path))
+    assert pins or _name(path) == "postgres"
     assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9-]+(==[\w.]+|[<>].*<[\d.]+|<[\d.]+)", pin)] == []
 
 
 def test_the_orchestrator_comes_without_torch() -> None:
-    names = {re.split("[<>=]", pin)[0] for pin in _requirements("orchestrator")}
+    names = {re.split("[<>=]", pin)[0] for pin in _installed("orchestrator")}
     assert {"prefect", "typer", "boto3", "pydantic"} <= names
     assert not names & {"torch", "diffusers", "open3d", "pymeshlab"}
 
 
-def test_no_image_without_a_dockerfile() -> None:
-    with pytest.raises(ValueError, match="no image is called gpu"):
+def test_no_set_without_pins() -> None:
+    with pytest.raises(ValueError, match="no set is called gpu"):
         _requirements("gpu")
 
 
@@ -68,7 +77,7 @@ def test_entrypoints_run_stages() -> None:
         return words
 
     assert entrypoint("torch") == ["python", "-m"]
-    assert entrypoint("mesh") == ["python", "-m", "stages.export_mesh"]
+    assert entrypoint("mesh") == ["python", "-m"]
     assert entrypoint("orchestrator") == ["img2mesh"]
 
 
@@ -79,9 +88,27 @@ def test_services_publish_on_this_machine_only_and_report_their_health() -> None
         "postgres": [],
         "prefect": ["127.0.0.1:4200:4200"],
         "objectstore": ["127.0.0.1:8333:8333"],
+        "deployments": [],
         "worker": [],
+        "worker-gpu": [],
     }
-    assert all("healthcheck" in service for service in services.values())
+    assert {name for name, service in services.items() if "healthcheck" not in service} == {"deployments"}
+    assert all(service["cap_drop"] == ["ALL"] for service in services.values())
+
+
+def test_the_store_s_users_may_what_their_roles_say() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    users = json.loads(compose["configs"]["s3"]["content"])["identities"]
+    roles = json.loads((ROOT / "infra/objectstore/roles.json").read_text().replace("BUCKET", "img2mesh"))
+    assert {user["name"]: user["actions"] for user in users} == roles
+
+
+def test_compose_itself_takes_the_file() -> None:
+    program = Path(sys.executable).with_name("docker-compose")
+    settings = (ROOT / ".env.example").read_text(encoding="utf-8").replace("=\n", "=planted\n")
+    environment = {**os.environ, **dict(line.split("=", 1) for line in settings.splitlines() if "=" in line and line[0] != "#")}
+    command = [str(program), "--file", str(ROOT / "docker-compose.yml"), "--profile", "gpu", "config", "--quiet"]
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
 
 
 def test_secrets_have_no_default() -> None:
@@ -90,7 +117,7 @@ def test_secrets_have_no_default() -> None:
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     assert set(settings.values()) == {""}
     assert set(re.findall(r"\$\{(\w+):\?", compose)) == set(settings)
-    assert set(re.findall(r"\$\{(\w+):-", compose)) == {"IMG2MESH_VERSION"}
+    assert set(re.findall(r"\$\{(\w+):-", compose)) == {"IMG2MESH_VERSION", "IMG2MESH_WEIGHTS", "IMG2MESH_DEVICES"}
 
 
 def test_compose_starts_this_version() -> None:

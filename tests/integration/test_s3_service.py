@@ -121,6 +121,16 @@ def test_roles_open_their_own_places_only(
     assert (ended.code, ended.report()["published"]) == (0, 1), ended.err
 
 
+def test_a_role_s_own_variables_come_before_all_others(
+    s3: Mapping[str, str], store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMG2MESH_WORK_ACCESS_KEY_ID", "work")
+    monkeypatch.setenv("IMG2MESH_WORK_SECRET_ACCESS_KEY", s3["AWS_SECRET_ACCESS_KEY"])
+    open_store("s3://tests/work", "work").write("mine", b"")
+    with pytest.raises(InputError, match="check credentials"):
+        open_store("s3://tests/assets", "work").read("a")
+
+
 def test_a_link_opens_the_object_until_it_expires(store: S3Store) -> None:
     store.write("mesh.glb", b"glb")
     link = store.link("mesh.glb", 2)
