@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Make sure that the shared libraries which open3d loads are there: installed as root on Debian and Ubuntu, else named.
+# Make sure that the shared libraries which open3d and pymeshlab load are there: installed as root on Debian and Ubuntu, else named.
 set -euo pipefail
 
 declare -A package_of=(
   [libusb-1.0.so.0]=libusb-1.0-0
   [libEGL.so.1]=libegl1
   [libGL.so.1]=libgl1
+  [libOpenGL.so.0]=libopengl0
   [libX11.so.6]=libx11-6
   [libgomp.so.1]=libgomp1
 )
@@ -23,5 +24,5 @@ if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
   apt-get -qq update
   exec apt-get -qq install --yes --no-install-recommends "${missing[@]}" >/dev/null
 fi
-echo "open3d needs system libraries that are missing. Install them, then run make again: sudo apt-get install ${missing[*]}" >&2
+echo "open3d and pymeshlab need system libraries that are missing. Install them, then run make again: sudo apt-get install ${missing[*]}" >&2
 exit 1

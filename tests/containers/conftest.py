@@ -1,5 +1,6 @@
 """Images of this checkout, built with podman over a bare Debian: no image registry is asked for anything."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
+compat_api_enforce_docker_hub = false
 """
 
 
@@ -78,6 +80,7 @@ def image(base: str) -> Callable[[str], str]:
         torch_flags = f"--find-links {wheels} {torch_flags}".strip()
         options.append(f"--volume={wheels}:{wheels}:ro")
 
+    @functools.cache
     def build(family: str) -> str:
         name = f"img2mesh-{family}:{img2mesh.__version__}"
         arguments = {"BASE": base, "VERSION": img2mesh.__version__, "TORCH_FLAGS": torch_flags}

@@ -96,6 +96,11 @@ class Weed:
             )
         wait_until_it_answers(self.url, self._server, self._log)
 
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        return self._server.pid
+
     def kill(self) -> None:
         """Kill it with no chance to clean up."""
         self._server.kill()

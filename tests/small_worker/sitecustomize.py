@@ -6,6 +6,7 @@ from pathlib import Path
 
 if "PREFECT__FLOW_RUN_ID" in os.environ:
     from flows import reconstruct
+
     sys.path.append(str(Path(__file__).parents[1]))
     from small_cli import steps
 

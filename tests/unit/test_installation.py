@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIBRARIES = ("libusb-1.0.so.0", "libEGL.so.1", "libGL.so.1", "libX11.so.6", "libgomp.so.1")
+LIBRARIES = ("libusb-1.0.so.0", "libEGL.so.1", "libGL.so.1", "libOpenGL.so.0", "libX11.so.6", "libgomp.so.1")
 
 
 def _program(folder: Path, name: str, script: str) -> None:
