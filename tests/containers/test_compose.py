@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def health_checked(project: str) -> Iterator[None]:
     stop = threading.Event()
 
     def check() -> None:
-        while not stop.wait(2):
+        while not stop.wait(5):
             listed = podman("ps", "--quiet", f"--filter=label=com.docker.compose.project={project}", check=False).stdout
             for container in listed.split():
                 podman("healthcheck", "run", container, check=False)
@@ -112,6 +113,8 @@ def test_a_picture_submitted_through_compose_becomes_a_mesh(compose: Compose, mo
     picture = (ROOT / "examples/images/armchair.png").read_bytes()
     open_store("s3://img2mesh/inbox", "inbox").write("armchair.png", picture)
     server = Server(url=f"http://127.0.0.1:{compose.api_port}/api", folder=compose.folder)
+    with urllib.request.urlopen(f"http://127.0.0.1:{compose.api_port}/", timeout=60) as page:
+        assert b"<html" in page.read()
     deployment = server.call("/deployments/name/batch/daily")
     called = {"parameters": {**deployment["parameters"], "preset": "tiny"}}
     flow_run = server.call(f"/deployments/{deployment['id']}/create_flow_run", called)

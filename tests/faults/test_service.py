@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from flows.assets import open_assets
+from flows.submit import Request, submit
 from flows.verify import damages
 from img2mesh.storage import blob_key, manifest_key, open_store
 from tests.command import broken_assets, contents, picture, run, start, wait
 from tests.flaky_server import Fault, flaky
 from tests.integration.conftest import free_ports, running_weed, wait_until_it_answers
-from tests.small_cli import STEPS
+from tests.small_cli import STEPS, in_a_loop, steps
 
-STAGES = 6
+IMAGES, STAGES = 20, 6
 
 
 def inbox(folder: Path, images: int) -> None:
@@ -71,22 +72,22 @@ class PrefectServer:
 
 @pytest.mark.slow
 def test_a_prefect_server_killed_in_the_middle_comes_back_and_the_same_submit_ends_well(tmp_path: Path) -> None:
-    inbox(tmp_path, 4)
+    inbox(tmp_path, IMAGES)
     log = tmp_path / "log"
     (tmp_path / "prefect").mkdir()
     server = PrefectServer(tmp_path / "prefect")
     try:
         settings = {"PREFECT_API_URL": server.url, "SMALL_LOG": str(log), "SMALL_DELAY_S": "0.1"}
         process = start("submit", "in", "--json", cwd=tmp_path, settings=settings)
-        wait_for_stages(log, 8, lambda: process.poll() is None)
+        wait_for_stages(log, IMAGES * STAGES // 2, lambda: process.poll() is None)
         server.kill()
         server.start()
         ended = wait(process)
     finally:
         server.kill()
-    assert (ended.code, ended.report()["published"]) == (0, 4), ended.err
+    assert (ended.code, ended.report()["published"]) == (0, IMAGES), ended.err
     stages, again = most_often(log)
-    assert (stages, again <= 1) == (4 * STAGES, True)
+    assert (stages, again <= 1) == (IMAGES * STAGES, True)
     assert broken_assets(tmp_path / "assets") == []
     assert list((tmp_path / "assets/.store/claims").iterdir()) == []
     assert run("verify", cwd=tmp_path).code == 0
@@ -95,19 +96,19 @@ def test_a_prefect_server_killed_in_the_middle_comes_back_and_the_same_submit_en
 @pytest.mark.slow
 @pytest.mark.s3
 def test_a_store_killed_in_the_middle_comes_back_and_the_same_submit_ends_well(tmp_path: Path) -> None:
-    inbox(tmp_path, 4)
+    inbox(tmp_path, IMAGES)
     log = tmp_path / "log"
     with running_weed(tmp_path) as weed:
         settings = {**weed.settings, "SMALL_LOG": str(log), "SMALL_DELAY_S": "0.1", "SMALL_PLAIN": "1"}
         places = ("--assets", "s3://tests/assets")
         process = start("submit", "in", *places, "--json", cwd=tmp_path, settings=settings)
-        wait_for_stages(log, 8, lambda: process.poll() is None)
+        wait_for_stages(log, IMAGES * STAGES // 2, lambda: process.poll() is None)
         weed.kill()
         time.sleep(1)
         weed.start()
         ended = wait(process)
-        assert (ended.code, ended.report()["published"]) == (0, 4), ended.err
-        assert most_often(log) == (4 * STAGES, 0)
+        assert (ended.code, ended.report()["published"]) == (0, IMAGES), ended.err
+        assert most_often(log) == (IMAGES * STAGES, 0)
         assert run("verify", *places, cwd=tmp_path, settings=settings).code == 0
 
 
@@ -153,6 +154,33 @@ def test_no_damaged_artifact_is_ever_a_hit(tmp_path: Path, damage: str) -> None:
     stages, again = most_often(tmp_path / "log")
     assert (stages, again) == (len(STEPS), 3)
     assert run("verify", cwd=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("file", ["mesh.glb", "asset.json", "preview.png"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "lose", "add"])
+def test_a_damaged_asset_is_published_anew_and_nothing_is_computed(tmp_path: Path, file: str, damage: str) -> None:
+    inbox(tmp_path, 2)
+    settings = {"SMALL_PLAIN": "1", "SMALL_LOG": str(tmp_path / "log")}
+    request = Request.of([str(tmp_path / "in")], assets=str(tmp_path / "assets"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        submit(request, steps(seed=0), run_pending=in_a_loop)
+        whole = contents(tmp_path / "assets")
+        place = tmp_path / "assets/in/1" / file
+        data = place.read_bytes()
+        match damage:
+            case "flip":
+                place.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+            case "cut":
+                place.write_bytes(data[:-1])
+            case "lose":
+                place.unlink()
+            case _:
+                place.with_name("stranger.txt").write_text("what is this")
+        report = submit(request, steps(seed=0), run_pending=in_a_loop)
+    assert (report.count("published"), report.stages(cached=False)) == (2, 0)
+    assert contents(tmp_path / "assets") == whole
 
 
 @pytest.mark.parametrize("jump_s", [-10 * 365 * 86400, 10 * 365 * 86400])

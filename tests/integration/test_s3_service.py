@@ -6,10 +6,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flows.assets import BatchDocument, Row, open_assets
+from flows.assets import AssetDocument, BatchDocument, Row, open_assets
 from flows.gc import collect_garbage
 from img2mesh import s3 as implementation
 from img2mesh.errors import InputError, TransientError
@@ -93,6 +94,30 @@ def test_two_reports_of_one_batch_at_once_keep_all_rows(store: S3Store) -> None:
     document = open_assets(store.uri).batch("birds")
     assert document is not None
     assert [row.name for row in document.rows] == names
+
+
+def test_two_who_publish_other_pictures_under_one_name_leave_one_whole_asset(store: S3Store) -> None:
+    work = open_store(f"{store.uri}/work")
+
+    def document(owner: int) -> AssetDocument:
+        files = {name: work.put_blob(f"{name} of {owner}".encode(), "x/y") for name in ("mesh.glb", "mesh.obj", "preview.png")}
+        nothing: dict[str, Any] = {"tool_version": "0", "preset": "tiny", "seed": owner, "input_file": "owl.png", "stages": ()}
+        scores: dict[str, Any] = {"matting": "alpha", "matting_confidence": 1.0, "seconds": 0.0, "scores": {}}
+        return AssetDocument(name="owl", batch="birds", input=files["mesh.glb"], files=files, **nothing, **scores).sealed()
+
+    def publish(owner: int) -> None:
+        assets, mine = open_assets(store.uri), document(owner)
+        for _ in range(3):
+            assets.publish(mine, work)
+
+    threads = [threading.Thread(target=publish, args=(owner,)) for owner in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assets = open_assets(store.uri)
+    assert list(assets.rotten_files(assets.document("birds", "owl"))) == []
+    assert list(store.list(".claims/")) == []
 
 
 def test_roles_open_their_own_places_only(

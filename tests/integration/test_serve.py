@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sqlite3
 import time
 import urllib.error
 import urllib.request
@@ -11,12 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.launch import in_process, on_a_pool
+from img2mesh import presets
+from img2mesh.errors import InputError
+from img2mesh.manifests import SourceImage
+from img2mesh.storage import open_store
+from stages import prepare
 from tests.command import kill_at, kill_group, picture, run, start
 from tests.integration.conftest import free_ports
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 300
+PLANTED = "planted-credential-of-the-worker"
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`img2mesh up` on a free port, stopped with Ctrl-C."""
     folder = tmp_path_factory.mktemp("up")
     (port,) = free_ports(1)
-    settings = {"XDG_DATA_HOME": str(folder / "data"), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    settings = {"XDG_DATA_HOME": str(folder / "data"), "PREFECT_WORKER_QUERY_SECONDS": "1", "AWS_SECRET_ACCESS_KEY": PLANTED}
     process = start("up", "--port", str(port), small=False, cwd=folder, settings=settings)
     try:
         assert process.stdout is not None
@@ -75,7 +84,7 @@ def test_a_scheduled_batch_runs_on_the_worker(server: Server) -> None:
     assert [one["schedule"]["cron"] for one in deployment["schedules"]] == ["0 3 * * *"]
     assert set(deployment["tags"]) == {"img2mesh", "batch:birds", "preset:tiny"}
     names = {one["name"] for one in server.call("/deployments/filter", {})}
-    assert names == {"birds", "report", "submit", "train"}
+    assert names == {"birds", "report", "run", "submit", "train"}
     automations = server.call("/automations/filter", {})
     assert [one["name"] for one in automations] == ["img2mesh: runs that fall silent are crashed"]
     assert deployment["parameters"]["paths"] == [str(server.folder / "inbox")]
@@ -120,6 +129,30 @@ def test_a_submit_reports_to_the_server(server: Server) -> None:
     mesh = (server.folder / "assets/pictures/owl/mesh.glb").as_uri()
     assert row["mesh"] == f"[mesh.glb]({mesh})"
     assert "preview.png" in artifacts["report-pictures"]["data"]
+
+
+def test_a_stage_on_the_pool_publishes_what_it_publishes_here(server: Server) -> None:
+    store, elsewhere = (open_store(str(server.folder / name)) for name in ("pool", "here"))
+    data = picture(server.folder / "pool.png", side_px=96).read_bytes()
+    sources = [SourceImage(name="pool.png", image=place.put_blob(data, "image/png")) for place in (store, elsewhere)]
+    broken = SourceImage(name="text.png", image=store.put_blob(b"no picture", "image/png"))
+    params = prepare.Params.of(presets.get("compact"), seed=0)
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        there = on_a_pool(prepare.STAGE, sources[0], params, store)
+        with pytest.raises(InputError, match=r"text\.png: this is no readable PNG"):
+            on_a_pool(prepare.STAGE, broken, params, store)
+    here = in_process(prepare.STAGE, sources[1], params, elsewhere)
+    assert (there.cached, there.outputs, there.publication.key) == (False, here.outputs, here.publication.key)
+    names = {one["state"]["name"] for one in server.call("/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}})}
+    assert names == {"Completed", "InputError"}
+
+
+def test_no_secret_of_the_worker_s_is_in_the_server_s_database(server: Server) -> None:
+    (database,) = server.folder.rglob("prefect.db")
+    with sqlite3.connect(database) as connection:
+        dumped = "\n".join(connection.iterdump())
+    assert "base_job_template" in dumped
+    assert PLANTED not in dumped
 
 
 def test_a_killed_run_is_crashed_by_the_automation_and_its_work_goes_on(server: Server) -> None:

@@ -77,6 +77,27 @@ def test_the_key_changes_with_each_part_and_with_nothing_else(source: SourceImag
     assert len(others | {key}) == 5
 
 
+def test_what_is_read_as_bytes_is_what_was_published_and_every_flipped_byte_is_seen(store: Store, source: SourceImage) -> None:
+    stage = stage_of(Paint(), name="pänt")
+    params = Params(colour='with "quotes", ünïcode and "seconds":1')
+    made = stage.result(source, params, store).publication
+    given = canonical_json(source), canonical_json(params)
+    found = stage.published(*given, store)
+    assert found is not None
+    assert (found.key, found.seconds) == (made.key, made.seconds)
+    assert found.outputs == canonical_json(made.outputs)
+    place = manifest_key("pänt", made.key)
+    data = store.read(place) or b""
+    for position in range(len(data)):
+        store.write(place, data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        assert stage.published(*given, store) is None, data[position:]
+    for damaged in (data[:-1], data + b" ", b"", data.replace(b'"version":"1"', b'"version":"2"')):
+        store.write(place, damaged)
+        assert stage.published(*given, store) is None
+    store.delete(place)
+    assert stage.published(*given, store) is None
+
+
 @pytest.mark.parametrize("damage", ["rotten blob", "missing blob", "rotten manifest", "flipped digit", "no manifest"])
 def test_what_is_not_whole_is_no_hit_and_is_repaired(store: Store, source: SourceImage, damage: str) -> None:
     paint = Paint()
