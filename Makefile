@@ -39,7 +39,7 @@ lint: $(VENV)/.installed-dev ## Check formatting, lint, types, layers, Dockerfil
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/yamllint --strict .
 	$(BIN)/hadolint containers/Dockerfile.*
-	$(BIN)/shellcheck .ci/run infra/*.sh
+	$(BIN)/shellcheck .ci/run infra/*.sh containers/*.sh
 
 .PHONY: audit
 audit: $(VENV)/.installed-dev ## Look the installed packages up in the list of known vulnerabilities

@@ -75,6 +75,7 @@ def test_runs_may_do_little_and_send_heartbeats() -> None:
     assert pod["securityContext"]["runAsNonRoot"] is True
     secure = container(manifest)["securityContext"]
     assert (secure["readOnlyRootFilesystem"], secure["capabilities"]) == (True, {"drop": ["ALL"]})
+    assert {"name": "weights", "mountPath": "/weights", "readOnly": True} in container(manifest)["volumeMounts"]
     sent = {one["name"]: one["value"] for one in container(manifest)["env"] if "value" in one}
     name = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
     assert sent[name] == HEARTBEATS[name]

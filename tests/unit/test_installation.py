@@ -37,7 +37,7 @@ def test_nothing_happens_when_all_libraries_are_there(tmp_path: Path) -> None:
 
 
 def test_root_installs_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
-    _known_libraries(tmp_path, *LIBRARIES[:3], "libX11.so.6.4", LIBRARIES[4])
+    _known_libraries(tmp_path, *LIBRARIES[:4], "libX11.so.6.4", LIBRARIES[5])
     _program(tmp_path, "id", "echo 0")
     _program(tmp_path, "apt-get", "echo $* >&2")
     result = _run("system.sh", path=tmp_path)
