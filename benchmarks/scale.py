@@ -71,12 +71,16 @@ def measure(images: int) -> None:
             _count(httpx.Client, "send", asked)
             stored = _count_by_kind(S3Store)
             pictures = inbox(folder, images)
-            before = [_cpu_s(group) for group in (weed.pid, server, database.process.pid)]
+            groups = (weed.pid, server, database.process.pid)
+            start_s, before = time.monotonic(), [_cpu_s(group) for group in groups]
             run(pictures, "measured", run_as_flow)
             time.sleep(10)  # events are written in batches
-            taken_s = [
-                _cpu_s(group) - start for group, start in zip((weed.pid, server, database.process.pid), before, strict=True)
-            ]
+            ended_s, after = time.monotonic(), [_cpu_s(group) for group in groups]
+            # What they take while nothing is asked of them is no request's.
+            time.sleep(20)
+            idle = [(_cpu_s(group) - one) / (time.monotonic() - ended_s) for group, one in zip(groups, after, strict=True)]
+            taken_s = [late - early - rate * (ended_s - start_s) for early, late, rate in zip(before, after, idle, strict=True)]
+            print("idle, shares of a core:", [round(rate, 3) for rate in idle], file=sys.stderr)
             computed, events = dict(stored), _events()
             stored.clear()
             run(pictures, "measured", in_a_loop)

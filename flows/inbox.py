@@ -1,5 +1,6 @@
 """What a person submits: files, folders and `s3://bucket/prefix` become named sources with their bytes in the store."""
 
+import contextlib
 import hashlib
 import mimetypes
 import os
@@ -234,7 +235,12 @@ def _search_bucket(uri: str) -> tuple[list[_Found], int]:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     store = open_store(f"s3://{bucket}", "inbox")
     aside = f"{prefix.rstrip('/')}/{QUARANTINE}/".lstrip("/")
-    keys = [key for key in store.list(prefix) if not key.endswith("/") and not key.startswith(aside)]
+    found = list(store.list(f"{prefix.rstrip('/')}/".lstrip("/")))
+    if not found:
+        # One picture, or what begins with a word: those who may see the folder alone find nothing there.
+        with contextlib.suppress(InputError):
+            found = list(store.list(prefix))
+    keys = [key for key in found if not key.endswith("/") and not key.startswith(aside)]
     pictures = [key for key in keys if key == prefix or PurePosixPath(key).suffix.lower() in SUFFIXES]
     if not pictures:
         raise InputError(f"{uri}: no picture under this prefix; expected at least one of {', '.join(sorted(SUFFIXES))}")

@@ -142,8 +142,9 @@ def test_roles_open_their_own_places_only(
         open_store("s3://tests/work", "assets").read("a")
     places = ("--assets", "s3://tests/assets/roles", "--store", "s3://tests/work/roles")
     environment = {**s3, **settings, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "SMALL_PLAIN": "1"}
-    ended = run("submit", "s3://tests/inbox/roles", *places, "--json", cwd=tmp_path, settings=environment)
-    assert (ended.code, ended.report()["published"]) == (0, 1), ended.err
+    for inbox in ("s3://tests/inbox/roles", "s3://tests/inbox"):
+        ended = run("submit", inbox, *places, "--json", cwd=tmp_path, settings=environment)
+        assert (ended.code, ended.report()["published"]) == (0, 1), ended.err
 
 
 def test_a_role_s_own_variables_come_before_all_others(
