@@ -1,7 +1,8 @@
 """The depth-guided decoder: SVD's temporal decoder, told the front picture, its views exchanging features where they meet."""
 
+import copy
 import functools
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
@@ -91,6 +92,13 @@ class DepthGuidedDecoder(nn.Module):
                 hidden = upsampler(hidden)
         output = self.decoder.conv_out(self.decoder.conv_act(self.decoder.conv_norm_out(hidden)))
         return self.decoder.time_conv_out(output.unflatten(0, sequences.shape).movedim(2, 1)).movedim(1, 2).flatten(0, 1)
+
+    def with_radius(self, radius: float) -> "DepthGuidedDecoder":
+        """The same network, asking points up to another distance from the surface, scene units."""
+        other = copy.deepcopy(self)
+        for attention in other.attentions.values():
+            cast("DepthTruncatedEpipolarAttention", attention).radius = radius
+        return other
 
 
 def _through_the_centre(cameras: Cameras) -> Float[Tensor, "view height width"]:
