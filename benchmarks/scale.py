@@ -26,20 +26,22 @@ sys.path.insert(0, str(ROOT))
 sys.modules["tests"] = ModuleType("tests")
 sys.modules["tests"].__path__ = [str(ROOT / "tests")]
 
-# What `measure` has printed: requests of one image, and milliseconds of one core for each.
+# What `measure` has printed: requests of one image, and milliseconds of one core for each, on a machine busy with other work.
 MEASURED = {
-    "store_writes": 16.0,
-    "store_reads": 21.0,
-    "store_found_reads": 20.0,
-    "prefect_requests": 10.0,
-    "prefect_events": 30.0,
-    "store_ms": 1.0,
-    "prefect_ms": 10.0,
-    "database_ms": 2.0,
+    "store_writes": 23.4,
+    "store_reads": 24.3,
+    "store_found_reads": 19.8,
+    "prefect_requests": 8.4,
+    "prefect_events": 23.8,
+    "store_ms": 3.5,
+    "prefect_ms": 59.5,
+    "database_ms": 11.4,
 }
 # Shares of an image's time: prepare, multiview, coarse_neus, decode, refit_neus, export_mesh.
 SHARES = (0.02, 0.25, 0.25, 0.13, 0.25, 0.10)
 DAY_S = 86_400
+# Cores of the store, and Prefect servers, that are tried.
+SERVERS = ((8, 1), (8, 2), (8, 4), (8, 6), (8, 8), (8, 12), (4, 8), (2, 8), (1, 8))
 
 
 def measure(images: int) -> None:
@@ -224,6 +226,7 @@ def simulate(seen: dict[str, float], *, gpus: int, per_day: float, store_cores: 
         "store_load": store.busy_s / span_s / store_cores,
         "prefect_load": prefect.busy_s / span_s / prefect_cores,
         "store_wait_ms": 1000 * _percentile(store.waits_s, 0.99),
+        "database_cores": len(prefect.waits_s) / span_s * seen["database_ms"] / 1000,
         "prefect_wait_ms": 1000 * _percentile(prefect.waits_s, 0.99),
     }
 
@@ -233,22 +236,17 @@ def _percentile(values: list[float], share: float) -> float:
 
 
 def _print_simulations(seen: dict[str, float]) -> None:
-    print("GPUs  images/day  store cores  Prefect servers | of ideal | store req/s load wait99 | Prefect req/s load wait99")
-    fleets = [
-        (100, 1e6, 4, 1),
-        (100, 1e6, 4, 2),
-        (100, 1e6, 4, 4),
-        (100, 1e6, 4, 8),
-        (100, 1e6, 1, 8),
-        (100, 3e6, 4, 16),
-        (10, 1e5, 1, 1),
-    ]
-    for gpus, per_day, store_cores, prefect_cores in [(10, 1e5, 1, 1), *fleets, (100, 3e6, 8, 32)]:
+    print(
+        "GPUs  images/day  store cores  Prefect servers | of ideal | store req/s load wait99 | Prefect req/s load wait99 | DB"
+    )
+    fleets = [(100, 1e6, store, prefect) for store, prefect in SERVERS]
+    for gpus, per_day, store_cores, prefect_cores in [(10, 1e5, 1, 1), *fleets, (100, 3e6, 16, 32)]:
         found = simulate(seen, gpus=gpus, per_day=per_day, store_cores=store_cores, prefect_cores=prefect_cores)
         print(
             f"{gpus:4} {per_day:11,.0f} {store_cores:12} {prefect_cores:16} | {found['of_ideal']:8.2f} |"
             f" {found['store_requests_per_s']:8.0f} {found['store_load']:6.2f} {found['store_wait_ms']:6.0f} ms |"
-            f" {found['prefect_requests_per_s']:8.0f} {found['prefect_load']:6.2f} {found['prefect_wait_ms']:6.0f} ms"
+            f" {found['prefect_requests_per_s']:8.0f} {found['prefect_load']:6.2f} {found['prefect_wait_ms']:6.0f} ms |"
+            f" {found['database_cores']:4.1f} cores"
         )
     rescans = 24 * 1e6 * seen["store_found_reads"] / DAY_S
     print(f"an inbox that keeps a day's million pictures and is scanned each hour: {rescans:,.0f} reads/s more")
