@@ -101,9 +101,13 @@ def image_of(stage: str) -> str:
 def _confined(engine: str, store: Store) -> Iterator[str]:
     """No rights, nothing that can be written but /tmp, no network that it does not need, no GPU but the one held."""
     yield from ("--rm", "--read-only", "--tmpfs=/tmp", "--env=HOME=/tmp", "--cap-drop=all", "--security-opt=no-new-privileges")
+    file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
+    if isinstance(store, FileStore) or file:
+        # Nobody else may write the one or read the other.
+        owner = (store.root if isinstance(store, FileStore) else Path(file or "")).stat()
+        yield f"--user={owner.st_uid}:{owner.st_gid}"
     if isinstance(store, FileStore):
-        owner = store.root.stat()
-        yield from ("--network=none", f"--user={owner.st_uid}:{owner.st_gid}")
+        yield "--network=none"
     elif network := os.environ.get("IMG2MESH_NETWORK"):
         yield f"--network={network}"
     if device := os.environ.get("CUDA_VISIBLE_DEVICES"):
