@@ -1,6 +1,7 @@
 """The depth-guided decoder: SVD's temporal decoder, told the front picture, its views exchanging features where they meet."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,12 +10,16 @@ from diffusers.models.unets.unet_3d_blocks import MidBlockTemporalDecoder
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from img2mesh.geometry.cameras import Cameras
 from img2mesh.geometry.depth import pool_depth
 from img2mesh.geometry.views import Views
 from img2mesh.models.attention import DepthTruncatedEpipolarAttention, zero
 from img2mesh.models.checkpoint import load_network
+
+# Beginnings of the names of what the temporal decoder lacks.
+NEW_LAYERS = ("fronts.", "attentions.")
 
 
 class DepthGuidedDecoder(nn.Module):
@@ -24,12 +29,16 @@ class DepthGuidedDecoder(nn.Module):
     The front picture enters view 0 alone, at each resolution by space-to-depth; the attention carries it to the other views.
     All new layers start at zero: the untrained decoder is the temporal decoder it is built around.
 
+    Attributes:
+        checkpointing: Whether training keeps a layer's inputs only and computes the rest again on the way back.
+
     Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         channels, groups = config["block_out_channels"], config["norm_num_groups"]
+        self.checkpointing = False
         self.decoder: Any = _temporal_decoder(config)
         self.scales = [2 ** (len(channels) - 1 - level) for level in range(len(channels))]
         levels = list(zip(reversed(channels), self.scales, config["samples"], strict=True))
@@ -64,17 +73,25 @@ class DepthGuidedDecoder(nn.Module):
             generator: Draws the points within their strata in training.
         """
         single = latents.new_zeros(1, len(latents))
-        hidden = self.decoder.mid_block(self.decoder.conv_in(latents), image_only_indicator=single)
+        hidden = self._through(self.decoder.mid_block, self.decoder.conv_in(latents), image_only_indicator=single)
         for block, condition, attention, scale in zip(
             self.decoder.up_blocks, self.fronts, self.attentions, self.scales, strict=True
         ):
             for resnet in block.resnets:
-                hidden = resnet(hidden, image_only_indicator=single)
+                hidden = self._through(resnet, hidden, image_only_indicator=single)
             hidden = condition(hidden, front)
             smaller = cameras.resized(cameras.width_px // scale, cameras.height_px // scale)
             hidden = attention(hidden, pool_depth(depth, scale), smaller, generator)
             for upsampler in block.upsamplers or ():
-                hidden = upsampler(hidden)
+                hidden = self._through(upsampler, hidden)
+        return self._through(self._pictures, hidden)
+
+    def _through(self, layer: Callable[..., Tensor], hidden: Tensor, **told: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(functools.partial(layer, **told), hidden, use_reentrant=False)
+        return layer(hidden, **told)
+
+    def _pictures(self, hidden: Tensor) -> Tensor:
         output = self.decoder.conv_out(self.decoder.conv_act(self.decoder.conv_norm_out(hidden)))
         return self.decoder.time_conv_out(output.movedim(0, 1)[None])[0].movedim(1, 0)
 
@@ -140,7 +157,7 @@ def load(name: str, sha256: str) -> DepthGuidedDecoder:
     Raises:
         ArtifactError: The file is missing or has another digest.
     """
-    return load_network(name, sha256, DepthGuidedDecoder, new=("fronts.", "attentions."))
+    return load_network(name, sha256, DepthGuidedDecoder, new=NEW_LAYERS)
 
 
 @torch.no_grad()
