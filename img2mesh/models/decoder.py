@@ -17,6 +17,7 @@ from img2mesh.geometry.depth import pool_depth
 from img2mesh.geometry.views import Views
 from img2mesh.models.attention import DepthTruncatedEpipolarAttention, zero
 from img2mesh.models.checkpoint import load_network
+from img2mesh.models.placement import at_work, decoding
 
 # Beginnings of the names of what the temporal decoder lacks.
 NEW_LAYERS = ("fronts.", "attentions.")
@@ -176,9 +177,9 @@ def decode_views(
         plain: The plainly decoded views; their front is the prepared picture.
         depth: z-depth of each view, scene units, 0 in the background.
     """
-    place = network.decoder.conv_in.weight.device
     front = torch.cat([plain.rgb[0], plain.alpha[:1]])[: network.decoder.conv_out.out_channels] * 2 - 1
-    decoded = network(latents.to(place), front.to(place), depth.to(place), plain.cameras.to(place)).cpu()
+    with at_work(network) as place, decoding(place):
+        decoded = network(latents.to(place), front.to(place), depth.to(place), plain.cameras.to(place)).float().cpu()
     image = (decoded / 2 + 0.5).clamp(0, 1)
     if image.shape[1] == 4:
         return image[:, :3], image[:, 3]

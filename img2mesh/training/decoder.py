@@ -1,7 +1,7 @@
 """Training of the depth-guided decoder: encoded latents and noised true depth in, aligned pictures out."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,14 +53,17 @@ class DecoderConfig:
     size_px: int | None = None
 
 
-def full_size(*, steps: int = 3000, seed: int = 0, draws: int = 8, precision: Precision = "bf16") -> DecoderConfig:
+def full_size(
+    *, steps: int = 3000, seed: int = 0, draws: int = 8, precision: Precision = "bf16", report_every: int = 25
+) -> DecoderConfig:
     """The paper's training of the published decoder: AdamW at 1e-5, squared error and LPIPS, one object a GPU on eight GPUs.
 
     Fewer GPUs take several objects each in a step, one after the other, which gives the same numbers.
 
     Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024, section 4.1.
     """
-    loop = LoopConfig(steps=steps, lr=1e-5, matrix_lr=None, cooldown=0.0, seed=seed, draws=draws, precision=precision)
+    rates = LoopConfig(steps=steps, lr=1e-5, matrix_lr=None, cooldown=0.0, seed=seed)
+    loop = replace(rates, draws=draws, precision=precision, report_every=report_every)
     return DecoderConfig(loop=loop, head_dim=64, absolute=0.0, perceptual=1.0, checkpointing=True, size_px=256)
 
 
