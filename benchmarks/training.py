@@ -23,7 +23,6 @@ from img2mesh.models.placement import device
 from img2mesh.training.decoder import full_size as full_size_config
 from img2mesh.training.decoder import train_decoder
 
-
 SHARED = {"in_channels": 3, "out_channels": 3, "norm_num_groups": 32, "scaling_factor": 0.18215}
 
 
