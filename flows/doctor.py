@@ -114,7 +114,7 @@ def _pulled_weights() -> Iterator[Finding]:
 
 def measure() -> Iterator[Finding]:
     """Run each part of the full-size preset once, with random weights, in a process of its own; say what it takes here."""
-    for part in ("diffusion-step", "diffusion-step-guided", "plain-decode", "guided-decode"):
+    for part in ("compact", "diffusion-step", "diffusion-step-guided", "plain-decode", "guided-decode"):
         command = [sys.executable, "-m", "img2mesh.models.full_size", part]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

@@ -1,6 +1,7 @@
 """The published networks' configurations, and what they cost on this machine: time and memory with random weights.
 
-`python -m img2mesh.models.full_size PART` builds one network at full size, runs it once and prints a line of JSON.
+`python -m img2mesh.models.full_size PART` builds one network at full size, runs it once and prints a line of JSON; the part
+`compact` is for comparison, the shipped networks with their own weights.
 """
 
 import argparse
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from img2mesh.geometry.cameras import orbit
+from img2mesh.models import autoencoder, decoder, multiview
 from img2mesh.models.autoencoder import from_config
 from img2mesh.models.decoder import DepthGuidedDecoder
+from img2mesh.models.home import SHIPPED, listed_digests
 from img2mesh.models.multiview_unet import MultiviewUNet
 from img2mesh.models.placement import device, place, precision
 from img2mesh.models.published import GUIDANCE
@@ -50,7 +53,7 @@ def random_network(build: Callable[[], nn.Module]) -> nn.Module:
         spread = 0.5 / max(1, tensor[0].numel()) ** 0.5 if tensor.ndim > 1 else 0.02
         state[name] = torch.empty(tensor.shape, dtype=dtype).uniform_(-spread, spread)
     network.load_state_dict(state, assign=True)
-    return place(network)
+    return place(network).to(device())
 
 
 def diffusion_step(objects: int = 1) -> Callable[[], Tensor]:
@@ -87,7 +90,27 @@ def guided_decode() -> Callable[[], Tensor]:
     return lambda: network(latents, front, depth, cameras)
 
 
+def compact() -> Callable[[], Tensor]:
+    """The shipped networks, each once: one step, the plain decode and the guided decode."""
+    digests, where, size = listed_digests(SHIPPED), device(), 128
+    generator = multiview.load("multiview", digests["multiview.safetensors"]).to(where)
+    vae = autoencoder.load("vae", digests["vae.safetensors"]).to(where)
+    guided = decoder.load("decoder", digests["decoder.safetensors"]).to(where)
+    latents = torch.randn(12, vae.config.latent_channels, size // 8, size // 8).to(where)
+    pictures, labels = torch.rand(1, 3, size, size).to(where), torch.zeros(12, 10).to(where)
+    depth, front = torch.full((6, size, size), 2.0).to(where), torch.rand(4, size, size).to(where)
+
+    def compute() -> Tensor:
+        told = generator.embed(pictures).expand(12, -1, -1), labels
+        step = generator(latents.repeat(1, 2, 1, 1), torch.tensor(999).to(where), *told)
+        decoded = vae.decode(latents).sample, guided(latents[6:], front, depth, orbit(size_px=size).to(where))
+        return torch.cat([part.flatten() for part in (step, *decoded)])
+
+    return compute
+
+
 PARTS: dict[str, Callable[[], Callable[[], Tensor]]] = {
+    "compact": compact,
     "diffusion-step": diffusion_step,
     "diffusion-step-guided": guided_step,
     "plain-decode": plain_decode,

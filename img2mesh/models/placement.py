@@ -17,7 +17,7 @@ LARGE = 300_000_000
 # What the full-size networks take, GB. Weights: bytes of their parameters, fp16 the generator's and fp32 the others'. Working
 # memory: by how much a run of `full_size` on a processor exceeds what was there before it; not yet confirmed on a GPU.
 _GENERATOR_GB, _AUTOENCODER_GB, _DECODER_GB = 2.43, 0.33, 0.30
-_STEP_GB, _PLAIN_GB, _GUIDED_GB = 0.6, 0.52, 2.1
+_STEP_GB, _GUIDED_STEP_GB, _PLAIN_GB, _DEEP_GB = 0.6, 0.95, 0.52, 2.1
 # Share of a GPU's memory that remains for networks: the rest goes to its context, to kernels' workspaces and to fragments.
 _USABLE = 0.85
 
@@ -79,9 +79,9 @@ def _needs_gb(latents: int, *, half: bool, split: bool, offload: bool) -> float:
     """The largest of what the three parts take, with the weights that lie beside them."""
     share = 0.5 if half else 1.0
     parts = (
-        (_GENERATOR_GB, _STEP_GB * (1 if split else 2)),
+        (_GENERATOR_GB, _STEP_GB if split else _GUIDED_STEP_GB),
         (_AUTOENCODER_GB, _PLAIN_GB * latents * share),
-        (_DECODER_GB, _GUIDED_GB * share),
+        (_DECODER_GB, _DEEP_GB * share),
     )
     together = sum(weights for weights, _ in parts)
     return max((weights if offload else together) + working for weights, working in parts)
