@@ -79,15 +79,20 @@ def decoder(
     processes: Annotated[int | None, typer.Option(min=1, help="One a GPU; wonder3d only.", show_default="all GPUs")] = None,
     precision: Annotated[Format, typer.Option(help="Of activations; auto: bf16 where the GPU has it.")] = Format.AUTO,
     seed: Seed = 0,
+    variant: Annotated[
+        str, typer.Option(help="The compact decoder itself (ours), or a row of the ablation: docs/evaluation.md.")
+    ] = "ours",
 ) -> None:
     """Train the depth-guided decoder: the compact one, or the published one at full size on one to eight GPUs."""
-    from img2mesh.training.decoder import DecoderConfig, full_size, train_decoder
+    from img2mesh.training.decoder import VARIANTS, DecoderConfig, full_size, train_decoder
     from img2mesh.training.loop import LoopConfig
 
     if preset is Family.COMPACT:
         if views is None or vae is None or objects is not None:
             raise InputError("the compact decoder is trained on rendered VIEWS with --vae WEIGHTS")
-        config = DecoderConfig(loop=LoopConfig(steps=steps or 500, seed=seed))
+        if variant not in VARIANTS:
+            raise InputError(f"unknown --variant {variant!r}: choose of {', '.join(VARIANTS)}")
+        config = DecoderConfig(loop=LoopConfig(steps=steps or 500, seed=seed), **VARIANTS[variant])
         _finish(train_decoder(views, vae, out, config, device=_device()))
         return
     if (views is None) == (objects is None):

@@ -142,13 +142,15 @@ def _scanned(path: Path) -> bytes:
     import trimesh
     from PIL import Image
 
-    mesh = trimesh.load_mesh(path, process=False, skip_materials=True)
+    # Its types leave out what export gives for one format.
+    mesh: Any = trimesh.load_mesh(path, process=False, skip_materials=True)
     places = path.parent / "texture.png", path.parents[1] / "materials" / "textures" / "texture.png"
     texture = next((place for place in places if place.is_file()), None)
     uv = getattr(mesh.visual, "uv", None)
     if texture is not None and uv is not None:
         with Image.open(texture) as image:
-            mesh.visual = trimesh.visual.TextureVisuals(uv=uv, image=image.convert("RGB"))
+            textured: Any = trimesh.visual.TextureVisuals
+            mesh.visual = textured(uv=uv, image=image.convert("RGB"))
     mesh.apply_transform([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     data: bytes = mesh.export(file_type="glb")
     return data

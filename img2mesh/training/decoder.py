@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -33,6 +34,9 @@ class DecoderConfig:
     Attributes:
         samples: Points per ray in each up-block, coarsest first.
         radius: Half the sampled interval, scene units (half the frame is 1). The paper does not name its unit.
+        epipolar: "full" spreads the points over the whole ray, whatever the depth.
+        front: Whether the front picture is given.
+        alone: Whether each view is decoded by itself.
         depth_noise: Half widths of the structured noise, scene units, see `geometry.depth.add_structured_noise`.
         latent_noise: Standard deviation of noise on the latents, in units of theirs: generated latents are never exact.
         absolute: Weight of the mean absolute error, beside the squared error's 1.
@@ -45,6 +49,9 @@ class DecoderConfig:
     samples: tuple[int, ...] = (7, 7, 7, 2)
     radius: float = 0.1
     head_dim: int = 32
+    epipolar: Literal["truncated", "full"] = "truncated"
+    front: bool = True
+    alone: bool = False
     depth_noise: tuple[float, ...] = (0.1, 0.1 / 3, 0.1 / 9, 0.1 / 9)
     latent_noise: float = 0.05
     absolute: float = 1.0
@@ -67,6 +74,18 @@ def full_size(
     return DecoderConfig(loop=loop, head_dim=64, absolute=0.0, perceptual=1.0, checkpointing=True, size_px=256)
 
 
+# The rows of the paper's table 2: what each leaves out of the decoder, or changes in it. Along the whole ray there are as many
+# points as pixels, at the resolutions where that fits.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "plain": {"samples": (0, 0, 0, 0), "front": False, "alone": True},
+    "no-depth-noise": {"depth_noise": ()},
+    "independent-noise": {"depth_noise": (0.0, 0.0, 0.0, 0.1)},
+    "full-epipolar": {"epipolar": "full", "samples": (16, 32, 0, 0), "radius": 1.0},
+    "no-epipolar": {"samples": (0, 0, 0, 0)},
+}
+
+
 class _Task:
     """The frozen autoencoder and the decoder of one training run."""
 
@@ -74,9 +93,9 @@ class _Task:
         state, vae_config = read_weights(vae_weights)
         self.vae: AutoencoderKL = from_config(vae_config).to(device).requires_grad_(requires_grad=False)
         self.vae.load_state_dict(state)
-        own = {"num_views": 6, "samples": config.samples, "radius": config.radius, "head_dim": config.head_dim}
+        own = {key: getattr(config, key) for key in ("samples", "radius", "head_dim", "epipolar", "front", "alone")}
         shared, source = (vae_config, state) if base is None else read_weights(base)[::-1]
-        self.decoder_config = {key: shared[key] for key in _SHARED} | own
+        self.decoder_config = {key: shared[key] for key in _SHARED} | {"num_views": 6, **own}
         torch.manual_seed(config.loop.seed)
         self.network = DepthGuidedDecoder(self.decoder_config).to(device)
         self.network.checkpointing = config.checkpointing
