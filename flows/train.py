@@ -116,9 +116,11 @@ def _train_full_size(
     preset = presets.get("wonder3d")
     require_lpips()
     if "LOCAL_RANK" not in os.environ:
+        count = processes or _gpus() or 1
+        if config.loop.draws % count:
+            raise InputError(f"--batch {config.loop.draws} cannot be shared out among {count} processes: use a multiple")
         if objects is not None:
             _render(objects, out, views, config.size_px or 256)
-        count = processes or _gpus() or 1
         if count > 1:
             raise typer.Exit(_launch(count))
     base = weights_path(preset.decoder.name)

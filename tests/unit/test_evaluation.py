@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -77,24 +76,6 @@ def test_scores_of_pictures_leave_the_front_out() -> None:
     assert scores["psnr_db"] == pytest.approx(20.0, abs=1e-3)
     assert set(scores) == {"psnr_db", "ssim"}
     assert picture_scores(copied_front(truth), truth, None)["silhouette_iou"] == 1.0
-
-
-def lpips_weights() -> dict[str, object]:
-    """Small numbers in the shapes of VGG16, nested as the published file has them."""
-    random = np.random.default_rng(0)
-    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    body = {
-        f"Conv_{i}": {
-            "kernel": (random.standard_normal((3, 3, a, b)) * np.sqrt(2 / (9 * a))).astype(np.float32),
-            "bias": np.zeros(b, dtype=np.float32),
-        }
-        for i, (a, b) in enumerate(pairwise(widths))
-    }
-    heads = {
-        f"NetLinLayer_{i}": {"Conv_0": {"kernel": np.full((1, 1, c, 1), 0.2, np.float32)}}
-        for i, c in enumerate((64, 128, 256, 512, 512))
-    }
-    return {"VGG16_0": body, **heads}
 
 
 def test_lpips_is_zero_for_equal_pictures_and_grows_with_the_difference() -> None:
