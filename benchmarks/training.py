@@ -1,6 +1,6 @@
 """Steps of the full-size decoder's training with random weights: `python -m benchmarks.training`.
 
-Reports seconds a step, the peak memory until the first checkpoint, and the operations of a step (matrix products and
+Reports seconds a step, the process's peak memory until its end, and the operations of a step (matrix products and
 convolutions, forward, backward and computed again), from which docs/training-full-size.md has its times.
 """
 
@@ -27,19 +27,20 @@ SHARED = {"in_channels": 3, "out_channels": 3, "norm_num_groups": 32, "scaling_f
 
 
 class Watch(threading.Thread):
-    """The process's memory and operations until the first line of the log."""
+    """Prints the process's largest memory and operations until the first line of the log, with that line."""
 
     def __init__(self, log: Path, counter: FlopCounterMode) -> None:
         super().__init__(daemon=True)
-        self.log, self.counter, self.peak_gb, self.tflop = log, counter, 0.0, 0.0
+        self.log, self.counter = log, counter
 
     def run(self) -> None:
         """Look ten times a second."""
-        while not self.log.exists():
-            status = Path("/proc/self/status").read_text()
-            self.peak_gb = max(self.peak_gb, int(status.split("VmRSS:")[1].split()[0]) / 1e6)
+        peak_kb = 0
+        while not self.log.exists() or not self.log.read_text().endswith("\n"):
+            peak_kb = max(peak_kb, int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]))
             time.sleep(0.1)
-        self.tflop = self.counter.get_total_flops() / 1e12
+        tflop = self.counter.get_total_flops() / 1e12
+        print(json.dumps({**json.loads(self.log.read_text()), "peak_gb": peak_kb / 1e6, "tflop": tflop}), flush=True)
 
 
 def write_views(folder: Path) -> None:
@@ -76,13 +77,9 @@ def main() -> None:
         write_weights(folder)
         counter, out = full_size.operations_counter(), folder / "run"
         config = full_size_config(steps=1, draws=arguments.draws, precision=arguments.precision, report_every=1)
-        watch = Watch(out / "log.jsonl", counter)
-        watch.start()
+        Watch(out / "log.jsonl", counter).start()
         with counter:
             train_decoder(folder, folder / "vae.safetensors", out, config, device=device(), base=folder / "decoder.safetensors")
-        watch.join()
-        row = json.loads((out / "log.jsonl").read_text())
-        print(json.dumps({**row, "precision": arguments.precision, "peak_gb": watch.peak_gb, "tflop": watch.tflop}))
 
 
 if __name__ == "__main__":
