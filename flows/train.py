@@ -198,4 +198,5 @@ def _precision(wanted: Format) -> "Precision":
 
 
 def _finish(weights: Path) -> None:
-    typer.echo(f"weights: {weights}")
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"weights: {weights}")

