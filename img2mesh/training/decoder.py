@@ -67,7 +67,7 @@ def full_size(
 
     Fewer GPUs take several objects each in a step, one after the other, which gives the same numbers.
 
-    Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024, section 4.1.
+    Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024, section 3.4.
     """
     rates = LoopConfig(steps=steps, lr=1e-5, matrix_lr=None, cooldown=0.0, seed=seed)
     loop = replace(rates, draws=draws, precision=precision, report_every=report_every)
