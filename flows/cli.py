@@ -427,11 +427,17 @@ def pull(
     target: Annotated[
         Path | None, typer.Option("--to", help="Folder for the weights.", show_default="IMG2MESH_WEIGHTS, or user data")
     ] = None,
+    revision: Annotated[
+        list[str] | None, typer.Option(metavar="REPO@COMMIT", help="Fetch this commit of one of the repositories; repeatable.")
+    ] = None,
 ) -> None:
     """Fetch published weights for a preset and convert them; nothing is fetched before the licences are accepted."""
     from flows.models import pull as run
 
-    run(family, source=source, target=target, accepted=accept, say=lambda text: print(text, flush=True))
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    run(family, source=source, target=target, accepted=accept, say=say, revisions=revision or ())
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, name="train")

@@ -20,6 +20,8 @@ from img2mesh.models.home import listed_digests, pulled_home
 from img2mesh.storage import open_store
 
 PACKAGES = ("torch", "diffusers", "transformers", "prefect", "open3d", "trimesh", "scikit-image", "xatlas", "boto3", "numpy")
+# Of common GPUs.
+GPU_MEMORIES_GB = (4, 6, 8, 12, 16, 24, 80)
 OPTIONAL = {"pymeshlab": "open3d and trimesh stand in", "rembg": "an OpenCV cut-out stands in"}
 
 
@@ -112,7 +114,7 @@ def _pulled_weights() -> Iterator[Finding]:
 
 def measure() -> Iterator[Finding]:
     """Run each part of the full-size preset once, with random weights, in a process of its own; say what it takes here."""
-    for part in ("diffusion-step", "plain-decode", "guided-decode"):
+    for part in ("compact", "diffusion-step", "diffusion-step-guided", "plain-decode", "guided-decode"):
         command = [sys.executable, "-m", "img2mesh.models.full_size", part]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -124,8 +126,21 @@ def measure() -> Iterator[Finding]:
             yield Finding(what=part, found=f"failed: {killed}", ok=False)
             continue
         seen = json.loads(done.stdout.splitlines()[-1])
+        memory = f"peak {seen['peak_gb']:.1f} GB of which {seen['working_gb']:.1f} GB not weights"
         where = f"{seen['device']} in {seen['dtype']}"
-        yield Finding(what=part, found=f"{seen['seconds']:.1f} s, peak {seen['peak_gb']:.1f} GB, on {where}", ok=seen["finite"])
+        found = f"{seen['seconds']:.1f} s, {memory}, {seen['tflop']:.1f} TFLOP, on {where}"
+        yield Finding(what=part, found=found, ok=seen["finite"])
+    yield from plans()
+
+
+def plans() -> Iterator[Finding]:
+    """How the full-size preset would use GPUs of some sizes, and how it uses this machine."""
+    from img2mesh.models.placement import device, plan, plan_gpu
+
+    for memory_gb in GPU_MEMORIES_GB:
+        yield Finding(what=f"a GPU of {memory_gb} GB", found=str(plan_gpu(memory_gb, bf16=True)))
+    if device() == "cuda":
+        yield Finding(what="this GPU", found=str(plan()), ok=plan().fits)
 
 
 def _matting() -> Finding:

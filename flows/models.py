@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from img2mesh.errors import InputError, TransientError
@@ -18,6 +18,8 @@ PARTS = (
     ("flamehaze1115/wonder3d-v1.0", "scheduler", "scheduler"),
     ("stabilityai/stable-video-diffusion-img2vid", "vae", "svd/vae"),
 )
+# The commit that is fetched unless a person names another; the newest of a repository that is not listed.
+REVISIONS = {"stabilityai/stable-video-diffusion-img2vid": "9cf024d5bfa8f56622af86c884f26a52f6676f2e"}
 NOTICE = """\
 The preset wonder3d uses weights that are not part of img2mesh and have licences of their own:
 
@@ -31,7 +33,15 @@ https://huggingface.co/stabilityai/stable-video-diffusion-img2vid before you acc
 """
 
 
-def pull(family: str, *, source: str | None, target: Path | None, accepted: bool, say: Callable[[str], None]) -> Path:
+def pull(
+    family: str,
+    *,
+    source: str | None,
+    target: Path | None,
+    accepted: bool,
+    say: Callable[[str], None],
+    revisions: Sequence[str] = (),
+) -> Path:
     """Fetch and convert a family of published checkpoints.
 
     Args:
@@ -40,6 +50,7 @@ def pull(family: str, *, source: str | None, target: Path | None, accepted: bool
         target: Folder of pulled weights, see `models.home.pulled_home`.
         accepted: Whether the person accepts the licences.
         say: Is told the notice, and what is being done.
+        revisions: `repository@commit` of the hub to fetch instead of `REVISIONS`, or than the newest.
 
     Returns:
         The folder of the family's weights files.
@@ -54,10 +65,11 @@ def pull(family: str, *, source: str | None, target: Path | None, accepted: bool
     if not accepted:
         raise InputError("nothing was fetched; to accept the licences above, run the command again with --accept-licence")
     folder = (target or pulled_home()) / family
-    with _checkpoint(source, say) as checkpoint:
+    commits = REVISIONS | dict(map(_revision, revisions))
+    with _checkpoint(source, commits, say) as (checkpoint, fetched):
         from img2mesh.models.published import convert
 
-        digests = convert(checkpoint, folder, say)
+        digests = convert(checkpoint, folder, say, fetched)
     for name, sha256 in digests.items():
         say(f"{folder / name} sha256 {sha256}")
     if target is not None and target.resolve() != pulled_home().resolve():
@@ -65,22 +77,32 @@ def pull(family: str, *, source: str | None, target: Path | None, accepted: bool
     return folder
 
 
+def _revision(text: str) -> tuple[str, str]:
+    repository, _, commit = text.partition("@")
+    known = sorted({repository for repository, _, _ in PARTS})
+    if repository not in known or not commit:
+        raise InputError(f"unknown revision {text!r}: expected REPOSITORY@COMMIT with one of {', '.join(known)}")
+    return repository, commit
+
+
 @contextlib.contextmanager
-def _checkpoint(source: str | None, say: Callable[[str], None]) -> Iterator[Path]:
-    """A folder laid out as on the hub; what was copied is removed afterwards."""
+def _checkpoint(
+    source: str | None, commits: Mapping[str, str], say: Callable[[str], None]
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder laid out as on the hub and the commit of each part; what was copied is removed afterwards."""
     if source is not None and not source.startswith("s3://"):
         folder = Path(source.removeprefix("file://"))
         if not folder.is_dir():
             raise InputError(f"{source} is no folder: give one that holds unet, vae, image_encoder, scheduler and svd/vae")
-        yield folder
+        yield folder, {}
         return
     with tempfile.TemporaryDirectory(prefix="img2mesh-pull-") as name:
         folder = Path(name)
         if source is None:
-            _from_hub(folder, say)
+            yield folder, _from_hub(folder, commits, say)
         else:
             _from_bucket(source, folder, say)
-        yield folder
+            yield folder, {}
 
 
 def _from_bucket(source: str, folder: Path, say: Callable[[str], None]) -> None:
@@ -98,15 +120,25 @@ def _from_bucket(source: str, folder: Path, say: Callable[[str], None]) -> None:
             path.write_bytes(data)
 
 
-def _from_hub(folder: Path, say: Callable[[str], None]) -> None:
-    """Fetch through the hub's own client, which keeps a cache, resumes, and under HF_HUB_OFFLINE asks nobody."""
+def _from_hub(folder: Path, commits: Mapping[str, str], say: Callable[[str], None]) -> dict[str, str]:
+    """Fetch through the hub's own client, which keeps a cache, resumes, and under HF_HUB_OFFLINE asks nobody.
+
+    Returns:
+        `repository@commit` of each part, by its place below the folder.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
+    fetched = {}
     for repository, part, place in PARTS:
         say(f"fetching {repository}/{part}")
         try:
-            snapshot = snapshot_download(repository, allow_patterns=[f"{part}/*"], ignore_patterns=["*.onnx", "*.msgpack"])
+            snapshot = snapshot_download(
+                repository,
+                revision=commits.get(repository),
+                allow_patterns=[f"{part}/*"],
+                ignore_patterns=["*.onnx", "*.msgpack"],
+            )
         except GatedRepoError as error:
             raise InputError(
                 f"{repository} asks you to accept its licence on its page and to log in (`hf auth login`)"
@@ -121,3 +153,6 @@ def _from_hub(folder: Path, say: Callable[[str], None]) -> None:
         destination = folder / place
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(Path(snapshot) / part, destination, copy_function=os.symlink)
+        # The client names a snapshot's folder after its commit.
+        fetched[place] = f"{repository}@{Path(snapshot).name}"
+    return fetched

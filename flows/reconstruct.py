@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from flows.assets import StageRecord
 from img2mesh.errors import ArtifactError, NumericalError
 from img2mesh.manifests import MeshAsset, Model, MultiviewLatents, PreparedImage, SourceImage, WeightsRef
+from img2mesh.models.home import origins
 from img2mesh.stage import Result, Stage
 from img2mesh.storage import Store
 from stages import NAMES
@@ -168,7 +169,7 @@ class Walk:
             version=made.version,
             key=made.key,
             params=made.params,
-            weights={weights.name: weights.sha256 for weights in weights_in(self._params[index])},
+            weights=lineage(self._params[index]),
             seconds=made.seconds,
             retries=(self._retries[index],) if index in self._retries else (),
         )
@@ -242,3 +243,12 @@ def find_done(walk: Walk) -> Reconstruction | None:
         return replace(walk, run_stage=look_up, listen=lambda event: None)()
     except (NotDoneError, ArtifactError, NumericalError):
         return None
+
+
+def lineage(params: Model) -> dict[str, str]:
+    """Digests of the weights that parameters name, and of the published files that these were converted from."""
+    found = {}
+    for weights in weights_in(params):
+        found[weights.name] = weights.sha256
+        found |= {f"{weights.name} < {file}": sha256 for file, sha256 in origins(weights.name).items()}
+    return found

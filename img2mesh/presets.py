@@ -14,6 +14,9 @@ from img2mesh.neus.config import FitConfig, LossWeights
 # Generated views contradict one another: a smooth surface is the better compromise, and the picture's outline the surest fact.
 GENERATED = LossWeights(smoothness=3.0, normal=0.5, front_mask=8.0)
 
+# The published views agree better, and their normals carry the detail: Wonder3D's own weights, but for the outline.
+PUBLISHED = LossWeights(smoothness=1.0, normal=1.0, front_mask=8.0)
+
 
 class Preset(Model):
     """Everything that a run needs besides its pictures, its seed and its formats.
@@ -81,8 +84,11 @@ def wonder3d() -> Preset:
         view_size_px=256,
         prepare=PrepareConfig(),
         sampling=SamplingConfig(steps=50, guidance_scale=3.0, eta=1.0),
-        coarse_neus=FitConfig(resolutions=(64,), max_steps=(200,), losses=GENERATED),
-        refit_neus=FitConfig(resolutions=(48, 128), max_steps=(250, 300), losses=GENERATED),
+        # The decoder looks for a pixel's point within 0.1 of this depth, three voxels of the grid.
+        coarse_neus=FitConfig(resolutions=(64,), max_steps=(200,), losses=PUBLISHED),
+        # 192 is the grid of Wonder3D's extraction. A grid of 128 or less would look at the views with half of their pixels; the
+        # rays of a step double with them, so that each pixel is still seen several times.
+        refit_neus=FitConfig(resolutions=(48, 96, 192), max_steps=(250, 150, 150), rays_per_step=8192, losses=PUBLISHED),
         export_mesh=ExportConfig(texture_px=2048),
     )
 

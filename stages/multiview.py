@@ -36,15 +36,14 @@ def run(inputs: PreparedImage, params: Params, store: Store) -> MultiviewLatents
     from img2mesh.diffusion.conditioning import class_labels, published_labels
     from img2mesh.diffusion.sampling import sample
     from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG, orbit
-    from img2mesh.models import autoencoder, multiview
+    from img2mesh.models import autoencoder, multiview, placement
 
     vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
     generator = multiview.load(params.generator.name, params.generator.sha256)
-    place = next(generator.parameters()).device
     front = autoencoder.over_white(autoencoder.resize_rgba(codec.get_picture(store, inputs.image), params.view_size_px))
     known = autoencoder.encode_picture(vae, front)
     labels = published_labels() if generator.config.get("labels") == "published" else class_labels(VIEW_AZIMUTHS_DEG)
-    with torch.no_grad():
+    with torch.no_grad(), placement.at_work(generator) as place:
         latents = sample(
             generator,
             generator.scheduler(),
@@ -55,6 +54,7 @@ def run(inputs: PreparedImage, params: Params, store: Store) -> MultiviewLatents
             guidance_scale=params.sampling.guidance_scale,
             eta=params.sampling.eta,
             seed=params.seed,
+            split_guidance=placement.plan().split_guidance,
         ).cpu()
     normal, colour = (latents / vae.config["scaling_factor"]).chunk(2)
     colour[0] = known

@@ -13,6 +13,8 @@ from img2mesh.errors import InputError
 
 # 0 A.D. has four times as many objects, but household goods are what people photograph.
 SOURCE_WEIGHTS = {"sweethome3d-furniture": 1.0, "0ad-data": 0.5}
+# Of objects that come without splits, every so manyth is held back.
+HELD_BACK = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,4 +94,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     index = folder / "index.jsonl"
     if not index.is_file():
         raise InputError(f"{folder} has no index.jsonl: run img2mesh data render OBJECTS --out {folder} first")
-    return [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines()]
+    rows: list[dict[str, str]] = [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines()]
+    if any(row["split"] != "train" for row in rows):
+        return rows
+    return [row | {"split": "train" if number % HELD_BACK else "val"} for number, row in enumerate(rows)]

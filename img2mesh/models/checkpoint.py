@@ -22,10 +22,15 @@ __all__ = ["SHIPPED", "digest", "load_network", "load_weights", "read_weights", 
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
-def save_weights(path: Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Write a weights file: every tensor in fp16."""
+def save_weights(path: Path, state: dict[str, Tensor], config: dict[str, Any], origins: dict[str, str] | None = None) -> None:
+    """Write a weights file: every tensor in fp16.
+
+    Args:
+        origins: Digests of the files that the tensors were read from, if others have published them; see `home.origins`.
+    """
     halves = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in state.items()}
-    save_file(halves, path, metadata={"config": json.dumps(config)})
+    told = {"origins": json.dumps(origins, sort_keys=True)} if origins else {}
+    save_file(halves, path, metadata={"config": json.dumps(config), **told})
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -10,12 +11,17 @@ from diffusers.models.unets.unet_3d_blocks import MidBlockTemporalDecoder
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from img2mesh.geometry.cameras import Cameras, project
 from img2mesh.geometry.depth import pool_depth
 from img2mesh.geometry.views import Views
 from img2mesh.models.attention import DepthTruncatedEpipolarAttention, zero
 from img2mesh.models.checkpoint import load_network
+from img2mesh.models.placement import at_work, decoding
+
+# Beginnings of the names of what the temporal decoder lacks.
+NEW_LAYERS = ("fronts.", "attentions.")
 
 
 class DepthGuidedDecoder(nn.Module):
@@ -30,12 +36,16 @@ class DepthGuidedDecoder(nn.Module):
             an up-block, 0 for none there. For ablations: `epipolar` "full" spreads the samples over the whole ray whatever the
             depth, `front` False leaves the condition out, `alone` True decodes each view by itself in the temporal layers too.
 
+    Attributes:
+        checkpointing: Whether training keeps a layer's inputs only and computes the rest again on the way back.
+
     Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         channels, groups = config["block_out_channels"], config["norm_num_groups"]
+        self.checkpointing = False
         self.decoder: Any = _temporal_decoder(config)
         self.whole_rays = config.get("epipolar") == "full"
         self.alone = config.get("alone", False)
@@ -79,17 +89,25 @@ class DepthGuidedDecoder(nn.Module):
         sequences = latents.new_zeros((len(latents), 1) if self.alone else (1, len(latents)))
         if self.whole_rays:
             depth = _through_the_centre(cameras)
-        hidden = self.decoder.mid_block(self.decoder.conv_in(latents), image_only_indicator=sequences)
+        hidden = self._through(self.decoder.mid_block, self.decoder.conv_in(latents), image_only_indicator=sequences)
         for level, (block, scale) in enumerate(zip(self.decoder.up_blocks, self.scales, strict=True)):
             for resnet in block.resnets:
-                hidden = resnet(hidden, image_only_indicator=sequences)
+                hidden = self._through(resnet, hidden, image_only_indicator=sequences)
             if len(self.fronts):
                 hidden = self.fronts[level](hidden, front)
             if str(level) in self.attentions:
                 smaller = cameras.resized(cameras.width_px // scale, cameras.height_px // scale)
                 hidden = self.attentions[str(level)](hidden, pool_depth(depth, scale), smaller, generator)
             for upsampler in block.upsamplers or ():
-                hidden = upsampler(hidden)
+                hidden = self._through(upsampler, hidden)
+        return self._through(self._pictures, hidden, sequences=sequences)
+
+    def _through(self, layer: Callable[..., Tensor], hidden: Tensor, **told: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(functools.partial(layer, **told), hidden, use_reentrant=False)
+        return layer(hidden, **told)
+
+    def _pictures(self, hidden: Tensor, sequences: Tensor) -> Tensor:
         output = self.decoder.conv_out(self.decoder.conv_act(self.decoder.conv_norm_out(hidden)))
         return self.decoder.time_conv_out(output.unflatten(0, sequences.shape).movedim(2, 1)).movedim(1, 2).flatten(0, 1)
 
@@ -169,7 +187,7 @@ def load(name: str, sha256: str) -> DepthGuidedDecoder:
     Raises:
         ArtifactError: The file is missing or has another digest.
     """
-    return load_network(name, sha256, DepthGuidedDecoder, new=("fronts.", "attentions."))
+    return load_network(name, sha256, DepthGuidedDecoder, new=NEW_LAYERS)
 
 
 @torch.no_grad()
@@ -188,9 +206,9 @@ def decode_views(
         plain: The plainly decoded views; their front is the prepared picture.
         depth: z-depth of each view, scene units, 0 in the background.
     """
-    place = network.decoder.conv_in.weight.device
     front = torch.cat([plain.rgb[0], plain.alpha[:1]])[: network.decoder.conv_out.out_channels] * 2 - 1
-    decoded = network(latents.to(place), front.to(place), depth.to(place), plain.cameras.to(place)).cpu()
+    with at_work(network) as place, decoding(place):
+        decoded = network(latents.to(place), front.to(place), depth.to(place), plain.cameras.to(place)).float().cpu()
     image = (decoded / 2 + 0.5).clamp(0, 1)
     if image.shape[1] == 4:
         return image[:, :3], image[:, 3]

@@ -12,8 +12,11 @@ and a value. Three identities make that small:
 The rest is order: one view at a time and a few rays at a time, in the backward pass again, where the tables are recomputed.
 """
 
-from collections.abc import Iterator
+import functools
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -82,6 +85,16 @@ def attend(
     return answer @ to_out.T + bias
 
 
+@functools.cache
+def _attend_on(device_type: str) -> Callable[[Tensor, Tensor, Mixing], Tensor]:
+    """`attend`, compiled for a GPU if IMG2MESH_COMPILE is 1 and there is a compiler.
+
+    torch's fused attention is no choice here: it pads the few points of a ray to a tile of 64.
+    """
+    wanted = device_type == "cuda" and os.environ.get("IMG2MESH_COMPILE") == "1" and find_spec("triton") is not None
+    return torch.compile(attend, dynamic=True) if wanted else attend
+
+
 class Exchange(torch.autograd.Function):
     """Features plus what `attend` gives for every ray with depth; the backward pass computes the tables again."""
 
@@ -106,7 +119,9 @@ class Exchange(torch.autograd.Function):
             table = passage.table(view)
             for part in passage.parts(len(sight.rays)):
                 seen = sight.look_up(table, part)
-                learned = attend(passage.told(view, sight.rays[part]), seen.to(features), passage.mixing)
+                learned = _attend_on(features.device.type)(
+                    passage.told(view, sight.rays[part]), seen.to(features), passage.mixing
+                )
                 output[view].index_add_(1, sight.rays[part], learned.T.to(output))
         return output.view_as(features)
 
@@ -205,7 +220,7 @@ class _Return:
             told, seen = passage.told(view, rays), sight.look_up(table, part).to(passage.pixels)
             leaves = [leaf.detach().requires_grad_() for leaf in (told, seen, *passage.mixing)]
             with torch.enable_grad():
-                learned = attend(leaves[0], leaves[1], Mixing(*leaves[2:]))
+                learned = _attend_on(told.device.type)(leaves[0], leaves[1], Mixing(*leaves[2:]))
             of_told, of_seen, *of_weights = torch.autograd.grad(learned, leaves, self.gradient[view][:, rays].T.to(learned))
             self.normal[view].index_add_(1, rays, of_told[:, :channels].T.to(self.normal))
             for total, one in zip(self.mixing, of_weights, strict=True):

@@ -1,5 +1,6 @@
 """Where weights are: those that the package carries, and those that a person has pulled."""
 
+import json
 import os
 from pathlib import Path
 
@@ -28,6 +29,17 @@ def weights_path(name: str) -> Path:
     if not path.is_file():
         raise ArtifactError(f"weights {name} are missing at {path}: {advice(name)}")
     return path
+
+
+def origins(name: str) -> dict[str, str]:
+    """SHA-256 of the published files that these weights were converted from, by file; empty for weights trained here."""
+    try:
+        with weights_path(name).open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ArtifactError):
+        return {}
+    found: dict[str, str] = json.loads(header.get("__metadata__", {}).get("origins", "{}"))
+    return found
 
 
 def advice(name: str) -> str:

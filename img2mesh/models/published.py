@@ -14,8 +14,9 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -60,13 +61,16 @@ _IGNORED = ("vision_model.embeddings.position_ids",)
 _NAMED = 12
 
 
-def convert(source: Path, target: Path, say: Callable[[str], None]) -> dict[str, str]:
+def convert(
+    source: Path, target: Path, say: Callable[[str], None], revisions: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
     """Write the weights files of the checkpoint below `source` into `target`, the listing of digests last.
 
     Args:
         source: As the module's text says.
         target: Folder; what it holds is replaced.
         say: Is told what is being done.
+        revisions: Repository and commit that a folder below `source` is from, `owner/name@commit`, where that is known.
 
     Returns:
         Digest of each file by its name.
@@ -77,16 +81,27 @@ def convert(source: Path, target: Path, say: Callable[[str], None]) -> dict[str,
     target.mkdir(parents=True, exist_ok=True)
     (target / LISTING).unlink(missing_ok=True)
     digests = {}
-    for name, build in (("vae", _autoencoder), ("decoder", _decoder), ("multiview", _multiview)):
+    for name, build, folders in (
+        ("vae", _autoencoder, ("vae",)),
+        ("decoder", _decoder, ("svd/vae",)),
+        ("multiview", _multiview, ("unet", "image_encoder")),
+    ):
         say(f"converting {name}")
         partial = target / f".{name}.partial"
-        save_weights(partial, *build(source))
+        save_weights(partial, *build(source), dict(_origin(source, folder, revisions) for folder in folders))
         digests[f"{name}.safetensors"] = digest(partial)
         partial.replace(target / f"{name}.safetensors")
     listing = target / f".{LISTING}.partial"
     listing.write_text("".join(f"{value}  {name}\n" for name, value in digests.items()), encoding="ascii")
     listing.replace(target / LISTING)
     return digests
+
+
+def _origin(source: Path, folder: str, revisions: Mapping[str, str]) -> tuple[str, str]:
+    """The published file of a folder, with its repository and commit where they are known, and its digest."""
+    path = _tensor_file(source / folder)
+    where = f"{revisions[folder]}:" if folder in revisions else ""
+    return f"{where}{folder}/{path.name}", digest(path)
 
 
 def _multiview(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -205,9 +220,7 @@ def read_published(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     Raises:
         InputError: There is none, or it holds something else than tensors.
     """
-    path = next((folder / name for name in TENSOR_FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise InputError(f"no tensors in {folder}: expected one of {', '.join(TENSOR_FILES)}")
+    path = _tensor_file(folder)
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
@@ -219,3 +232,10 @@ def read_published(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"{path} holds something else than named tensors; fetch it again")
     return path, {name: tensor for name, tensor in state.items() if name not in _IGNORED}
+
+
+def _tensor_file(folder: Path) -> Path:
+    path = next((folder / name for name in TENSOR_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise InputError(f"no tensors in {folder}: expected one of {', '.join(TENSOR_FILES)}")
+    return path

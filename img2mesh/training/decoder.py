@@ -1,7 +1,7 @@
 """Training of the depth-guided decoder: encoded latents and noised true depth in, aligned pictures out."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from img2mesh.data.dataset import RenderedObjects, Sample
+from img2mesh.errors import InputError
 from img2mesh.geometry.cameras import orbit
 from img2mesh.geometry.depth import add_structured_noise
 from img2mesh.metrics.image import psnr
-from img2mesh.models.autoencoder import from_config, pack_colour, unpack_colour
+from img2mesh.metrics.lpips import require_lpips
+from img2mesh.models.autoencoder import from_config, pack_colour
 from img2mesh.models.checkpoint import read_weights, save_weights
-from img2mesh.models.decoder import DepthGuidedDecoder, inherit
+from img2mesh.models.decoder import NEW_LAYERS, DepthGuidedDecoder, inherit
 from img2mesh.training.augmentation import augment
-from img2mesh.training.loop import LoopConfig, train
+from img2mesh.training.loop import LoopConfig, Precision, train
 from img2mesh.training.sheets import write_sheet
 
 # Of the autoencoder's configuration, what the decoder inherits.
@@ -37,6 +39,10 @@ class DecoderConfig:
         alone: Whether each view is decoded by itself.
         depth_noise: Half widths of the structured noise, scene units, see `geometry.depth.add_structured_noise`.
         latent_noise: Standard deviation of noise on the latents, in units of theirs: generated latents are never exact.
+        absolute: Weight of the mean absolute error, beside the squared error's 1.
+        perceptual: Weight of LPIPS on pictures in [0, 1]. The paper names neither weight nor backbone.
+        checkpointing: See `DepthGuidedDecoder`.
+        size_px: Side that the views must have, pixels; None: any.
     """
 
     loop: LoopConfig
@@ -48,6 +54,24 @@ class DecoderConfig:
     alone: bool = False
     depth_noise: tuple[float, ...] = (0.1, 0.1 / 3, 0.1 / 9, 0.1 / 9)
     latent_noise: float = 0.05
+    absolute: float = 1.0
+    perceptual: float = 0.0
+    checkpointing: bool = False
+    size_px: int | None = None
+
+
+def full_size(
+    *, steps: int = 3000, seed: int = 0, draws: int = 8, precision: Precision = "bf16", report_every: int = 25
+) -> DecoderConfig:
+    """The paper's training of the published decoder: AdamW at 1e-5, squared error and LPIPS, one object a GPU on eight GPUs.
+
+    Fewer GPUs take several objects each in a step, one after the other, which gives the same numbers.
+
+    Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024, section 3.4.
+    """
+    rates = LoopConfig(steps=steps, lr=1e-5, matrix_lr=None, cooldown=0.0, seed=seed)
+    loop = replace(rates, draws=draws, precision=precision, report_every=report_every)
+    return DecoderConfig(loop=loop, head_dim=64, absolute=0.0, perceptual=1.0, checkpointing=True, size_px=256)
 
 
 # The rows of the paper's table 2: what each leaves out of the decoder, or changes in it. Along the whole ray there are as many
@@ -65,58 +89,89 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class _Task:
     """The frozen autoencoder and the decoder of one training run."""
 
-    def __init__(self, vae_weights: Path, config: DecoderConfig, device: str) -> None:
+    def __init__(self, vae_weights: Path, config: DecoderConfig, device: str, base: Path | None) -> None:
         state, vae_config = read_weights(vae_weights)
         self.vae: AutoencoderKL = from_config(vae_config).to(device).requires_grad_(requires_grad=False)
         self.vae.load_state_dict(state)
-        self.decoder_config = {key: vae_config[key] for key in _SHARED} | {
-            "num_views": 6,
-            "samples": config.samples,
-            "radius": config.radius,
-            "head_dim": config.head_dim,
-            "epipolar": config.epipolar,
-            "front": config.front,
-            "alone": config.alone,
-        }
+        own = {key: getattr(config, key) for key in ("samples", "radius", "head_dim", "epipolar", "front", "alone")}
+        shared, source = (vae_config, state) if base is None else read_weights(base)[::-1]
+        self.decoder_config = {key: shared[key] for key in _SHARED} | {"num_views": 6, **own}
         torch.manual_seed(config.loop.seed)
         self.network = DepthGuidedDecoder(self.decoder_config).to(device)
-        inherit(self.network, state)
+        self.network.checkpointing = config.checkpointing
+        if base is None:
+            inherit(self.network, source)
+        else:
+            _go_on(self.network, source, base)
+        self.lpips = require_lpips().to(device) if config.perceptual else None
         self.config, self.device, self.scale = config, device, vae_config["scaling_factor"]
 
     def loss(self, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
-        """Squared plus absolute error of the packed pictures."""
+        """Squared error of the packed pictures, plus the other terms by weight."""
         packed, latents = self.encode(sample)
         latents = latents + torch.randn(latents.shape, generator=generator).to(latents) * self.config.latent_noise / self.scale
         depth = add_structured_noise(sample.depth, self.config.depth_noise, generator).to(self.device)
         cameras = orbit(size_px=depth.shape[-1]).to(self.device)
-        with torch.autocast(self.device, torch.bfloat16):
+        with self._autocast():
             output = self.network(latents, packed[0], depth, cameras, generator)
         error = output.float() - packed
-        squared, absolute = error.square().mean(), error.abs().mean()
-        return {"loss": squared + absolute, "mse": squared.detach(), "l1": absolute.detach()}
+        terms = {"mse": error.square().mean()}
+        loss = terms["mse"]
+        if self.config.absolute:
+            terms["l1"] = error.abs().mean()
+            loss = loss + self.config.absolute * terms["l1"]
+        if self.lpips is not None:
+            terms["lpips"] = self.lpips.distance(output.float()[:, :3] / 2 + 0.5, packed[:, :3] / 2 + 0.5).mean()
+            loss = loss + self.config.perceptual * terms["lpips"]
+        return {"loss": loss} | {name: term.detach() for name, term in terms.items()}
 
     @torch.no_grad()
     def encode(self, sample: Sample) -> tuple[Float[Tensor, "view channel height width"], Float[Tensor, "view latent h w"]]:
-        """Packed pictures and their latents, unscaled."""
-        packed = pack_colour(sample.rgb, sample.alpha).to(self.device)
-        with torch.autocast(self.device, torch.bfloat16):
+        """Packed pictures, as many channels as the autoencoder has, and their latents, unscaled."""
+        packed = pack_colour(sample.rgb, sample.alpha)[:, : self.vae.config.in_channels].to(self.device)
+        # The encoder's activations leave the range of fp16.
+        with self._autocast(enabled=self.config.loop.precision == "bf16"):
             return packed, self.vae.encode(packed).latent_dist.mode().float()
 
+    def _autocast(self, *, enabled: bool = True) -> torch.autocast:
+        precision = self.config.loop.precision
+        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device, dtype, enabled=enabled and precision != "fp32")
 
-def train_decoder(views: Path, vae_weights: Path, out: Path, config: DecoderConfig, *, device: str) -> Path:
+
+def _go_on(network: DepthGuidedDecoder, source: dict[str, Tensor], path: Path) -> None:
+    """Start as another decoder; the published one lacks the new layers."""
+    missing, unexpected = network.load_state_dict(source, strict=False)
+    wrong = [name for name in missing if not name.startswith(NEW_LAYERS)] + unexpected
+    if wrong:
+        raise InputError(f"{path} holds no decoder of this size: {', '.join(wrong[:3])}")
+
+
+def train_decoder(
+    views: Path, vae_weights: Path, out: Path, config: DecoderConfig, *, device: str, base: Path | None = None
+) -> Path:
     """Train and export the depth-guided decoder.
 
     Args:
         views: Folder of `img2mesh data render`.
-        vae_weights: The finished autoencoder, whose decoder it starts as.
+        vae_weights: The finished autoencoder.
         out: Checkpoint, log, sample sheets and `decoder.safetensors` go here.
         device: "cpu" or "cuda".
+        base: Weights of the decoder to start as; None: the autoencoder's own decoder.
 
     Returns:
         The weights file.
+
+    Raises:
+        InputError: The views have another size, or weights do not fit or are missing.
     """
     data, held_back = RenderedObjects(views, "train"), RenderedObjects(views, "val")
-    task = _Task(vae_weights, config, device)
+    found = data.load_front(0).shape[-1]
+    if config.size_px not in (None, found):
+        raise InputError(
+            f"expected views of {config.size_px} px in {views}, found {found}: render with --size-px {config.size_px}"
+        )
+    task = _Task(vae_weights, config, device, base)
     weights = out / "decoder.safetensors"
 
     def loss(generator: torch.Generator) -> dict[str, Tensor]:
@@ -137,10 +192,14 @@ def _export(task: _Task, held_back: RenderedObjects, path: Path) -> None:
         packed, latents = task.encode(sample)
         noise = torch.Generator().manual_seed(item)
         depth = add_structured_noise(sample.depth, task.config.depth_noise, noise).to(task.device)
-        guided, _ = unpack_colour(task.network(latents, packed[0], depth, orbit(size_px=depth.shape[-1]).to(task.device)).cpu())
-        plain, _ = unpack_colour(task.vae.decode(latents).sample.cpu())
+        guided = _picture(task.network(latents, packed[0], depth, orbit(size_px=depth.shape[-1]).to(task.device)))
+        plain = _picture(task.vae.decode(latents).sample)
         scores.append((psnr(guided[1:], sample.rgb[1:]), psnr(plain[1:], sample.rgb[1:])))
         rows += [list(sample.rgb), list(plain), list(guided)]
     guided_db, plain_db = torch.tensor(scores).mean(dim=0).tolist()
     print("val " + json.dumps({"guided_db": round(guided_db, 3), "plain_db": round(plain_db, 3)}), flush=True)
     write_sheet(path.with_suffix(".png"), rows[:12])
+
+
+def _picture(packed: Float[Tensor, "view channel height width"]) -> Float[Tensor, "view 3 height width"]:
+    return (packed[:, :3].cpu() / 2 + 0.5).clamp(0, 1)

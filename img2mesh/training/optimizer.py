@@ -1,6 +1,7 @@
 """How weights move: Muon for matrices and convolutions, AdamW for vectors.
 
-The same time buys several decibels more than with AdamW alone: docs/decisions/0008.
+The same time buys several decibels more than with AdamW alone: docs/decisions/0008. A network that is only tuned further, as
+the published decoder, keeps to AdamW: its layers are where AdamW has left them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,32 +14,55 @@ _LEAST_SIDE = 16
 
 
 class Optimizer:
-    """Muon and AdamW side by side over the parameters of one network.
+    """Muon and AdamW side by side over the parameters of one network, or AdamW alone where `matrix_lr` is None.
 
     Source: Jordan et al., Muon, 2024; Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, matrix_lr: float, weight_decay: float) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, matrix_lr: float | None, weight_decay: float) -> None:
         parameters = list(parameters)
         vectors = [p for p in parameters if not _is_matrix(p)]
-        self._matrices = [(p, nn.Parameter(_flat(p.detach(), like=p))) for p in parameters if _is_matrix(p)]
+        matrices = [p for p in parameters if _is_matrix(p)]
+        self._matrices = [] if matrix_lr is None else [(p, nn.Parameter(_flat(p.detach(), like=p))) for p in matrices]
         self._inner: list[torch.optim.Optimizer] = []
-        if self._matrices:
+        if matrix_lr is None:
+            groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+            self._inner.append(torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=True))
+        elif self._matrices:
             views = [view for _, view in self._matrices]
             self._inner.append(torch.optim.Muon(views, lr=matrix_lr, weight_decay=weight_decay))
-        if vectors:
+        if vectors and matrix_lr is not None:
             # Biases and norms are not decayed.
             self._inner.append(torch.optim.AdamW(vectors, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True))
         self._rates = [group["lr"] for group in self._groups()]
 
-    def step(self, factor: float) -> None:
-        """Move every parameter along its gradient, learning rates times `factor`, and forget the gradients."""
+    def unscale(self, scaler: torch.amp.GradScaler) -> None:
+        """Bring gradients of a scaled loss back to their size, before they are clipped.
+
+        Raises:
+            ValueError: Muon is at work, whose gradients are not those of the parameters.
+        """
+        if scaler.is_enabled() and self._matrices:
+            raise ValueError("a scaled loss is for AdamW alone: set matrix_lr to None")
+        for inner in self._inner if scaler.is_enabled() else ():
+            scaler.unscale_(inner)
+
+    def step(self, factor: float, scaler: torch.amp.GradScaler | None = None) -> None:
+        """Move every parameter along its gradient, learning rates times `factor`, and forget the gradients.
+
+        A scaler keeps everything in its place when a gradient has left the range of its number format.
+        """
         for parameter, view in self._matrices:
             view.grad = None if parameter.grad is None else _flat(parameter.grad, like=parameter)
         for group, rate in zip(self._groups(), self._rates, strict=True):
             group["lr"] = rate * factor
         for inner in self._inner:
-            inner.step()
+            if scaler is None:
+                inner.step()
+            else:
+                scaler.step(inner)
+        if scaler is not None:
+            scaler.update()
         for parameter in self._parameters():
             parameter.grad = None
 

@@ -2,16 +2,21 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from flows.models import pull
-from img2mesh import presets
+from flows.reconstruct import stages_of
+from img2mesh import codec, presets
 from img2mesh.diffusion.conditioning import published_labels
 from img2mesh.geometry.cameras import orbit
 from img2mesh.geometry.views import Views
+from img2mesh.manifests import SourceImage
 from img2mesh.models import autoencoder, decoder, multiview
+from img2mesh.storage import open_store
+from tests.command import picture
 from tests.published_layout import write_checkpoint
 
 
@@ -60,3 +65,33 @@ def plainly_decoded(preset: presets.Preset, front: torch.Tensor) -> tuple[Views,
         sha256=preset.autoencoder.sha256,
     )
     return found, latents
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("small", [True, False], ids=["small", "full"])
+def test_a_picture_becomes_a_mesh(small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All six stages on 256 px views from networks in the published layout; random weights leave the picture's own outline."""
+    monkeypatch.setenv("IMG2MESH_WEIGHTS", str(tmp_path / "weights"))
+    write_checkpoint(tmp_path / "checkpoint", small=small)
+    pull("wonder3d", source=str(tmp_path / "checkpoint"), target=None, accepted=True, say=print)
+    shutil.rmtree(tmp_path / "checkpoint")
+    preset = presets.get("wonder3d")
+    quick = {
+        "sampling": preset.sampling.model_copy(update={"steps": 1}),
+        "coarse_neus": preset.coarse_neus.model_copy(update={"max_steps": (20,) * len(preset.coarse_neus.max_steps)}),
+        "refit_neus": preset.refit_neus.model_copy(update={"max_steps": (20,) * len(preset.refit_neus.max_steps)}),
+        "export_mesh": preset.export_mesh.model_copy(update={"faces": 2000, "texture_px": 256}),
+    }
+    store = open_store(str(tmp_path / "store"))
+    manifest: Any = SourceImage(name="disc", image=store.put_blob(picture(tmp_path / "disc.png").read_bytes(), "image/png"))
+    for stage, params in stages_of(preset.model_copy(update=quick), seed=0, formats=("glb",)):
+        manifest = stage(manifest, params, store)
+        for loaded in (multiview.load, autoencoder.load, decoder.load):
+            loaded.cache_clear()
+    assert manifest.scores["watertight"] == 1.0
+    assert manifest.scores["front_iou"] > 0.9
+    latents = manifest.source.source.source.source
+    assert {(camera.projection, camera.width_px) for camera in latents.cameras} == {("orthographic", 256)}
+    found = codec.get_tensors(store, latents.latents)
+    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == dict.fromkeys(("colour", "normal"), (6, 4, 32, 32))

