@@ -10,9 +10,11 @@ left open, are ours.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from scipy.ndimage import binary_dilation, distance_transform_edt
 from torch import Tensor
 
 from img2mesh.geometry.cameras import Cameras, project, rays
@@ -37,6 +39,8 @@ _SMOOTH, _LINKED_VOXELS = 0.1, 4.0
 _STEEP_COSINE = 0.3
 # A neighbour's depth is taken over when it is deeper by this much; less than this behind the hull nothing is carved, voxels.
 _TIE_VOXELS, _GAIN_VOXELS = 0.25, 0.75
+# Steps along a line of sight, voxels.
+_SIGHT_VOXELS = 2.0
 # Views further apart than this are not asked about each other.
 _NEAR_COSINE = 0.5
 _CHUNK = 1 << 20
@@ -66,15 +70,30 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
         start: Signed distance to a solid that contains the object.
     """
     seen = _seen(views)
-    field, resolution = start.clone().view(-1), start.shape[0]
+    ahead, resolution = torch.full((start.numel(),), -torch.inf), start.shape[0]
     for view in range(len(views)):
         depth = _depth(views, seen, view, start)
-        for flat in torch.arange(field.numel()).split(_CHUNK):
-            points = corner_points(flat, resolution)
-            pixel, inside = _pixel(views.cameras[[view]], points)
-            ahead = depth.view(-1)[pixel] - project(views.cameras[[view]], points[None])[1][0]
-            field[flat] = torch.where(inside, torch.maximum(field[flat], ahead), field[flat])
-    return field.reshape(start.shape)
+        if bool(torch.isfinite(depth).any()):
+            for flat in torch.arange(start.numel()).split(_CHUNK):
+                points = corner_points(flat, resolution)
+                pixel, inside = _pixel(views.cameras[[view]], points)
+                before = depth.view(-1)[pixel] - project(views.cameras[[view]], points[None])[1][0]
+                ahead[flat] = torch.where(inside, torch.maximum(ahead[flat], before), ahead[flat])
+    return torch.maximum(start, _as_distance(ahead.reshape(start.shape), start))
+
+
+def _as_distance(ahead: Float[Tensor, "z y x"], start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
+    """Signed distance to the boundary of what lies ahead of depth maps, whose own values jump where these do."""
+    voxel, outside = spacing(start.shape[0]), (start >= 0).numpy()
+    carved_out = (ahead > 0).numpy() & ~outside
+    if not carved_out.any():
+        return torch.full_like(start, -torch.inf)
+    # It reaches into the space about the start, so that no shell stays between the two.
+    empty = carved_out | (binary_dilation(carved_out, iterations=2) & outside)
+    ahead = torch.where(torch.from_numpy(empty & outside), torch.inf, ahead)
+    inner, outer = (distance_transform_edt(side).astype(np.float32) for side in (empty, ~empty))
+    nearest = torch.from_numpy(np.where(empty, inner, outer)) * voxel
+    return torch.sign(ahead) * torch.minimum(ahead.abs(), nearest)
 
 
 def _seen(views: Views) -> _Seen:
@@ -92,16 +111,23 @@ def _depth(views: Views, seen: _Seen, view: int, start: Float[Tensor, "z y x"]) 
     """z-depth up to which nothing is in a view; `-inf` where that is unknown."""
     voxel = spacing(start.shape[0])
     depths = _depths(views.cameras, view, start.shape[0])
-    share, inside = _contradictions(views, seen, view, start, depths)
+    seen_there = _contradictions(views, seen, view, start, depths)
+    inside = seen_there.inside
     hull = inside.float().argmax(0)
-    at_hull = share.gather(0, (hull + 1).clamp(max=len(depths) - 1)[None])[0]
-    least = torch.where(inside, share, torch.inf).amin(0)
-    places = inside & (share <= least + 0.1)
-    first = places.float().argmax(0)
-    wrong = inside.any(0) & (at_hull >= _WRONG) & (least <= _RIGHT)
-    depth = depths[hull] + wrong * (depths[first] - depths[hull] + _EARLY_VOXELS * voxel)
-    depth = _spread(depth, inside & (share <= _RIGHT), views, view, depths, voxel)
-    return _to_borders(torch.where(depth > depths[hull] + _GAIN_VOXELS * voxel, depth, -torch.inf), views, view)
+    depth = _found(seen_there, hull, depths, voxel)
+    depth = _spread(depth, inside & seen_there.likely, views, view, depths, voxel)
+    carved_to = torch.where(depth > depths[hull] + _GAIN_VOXELS * voxel, depth, -torch.inf)
+    return _to_borders(carved_to, depths[hull], views, view, voxel)
+
+
+def _found(swept: "_Swept", hull: Int[Tensor, "height width"], depths: Float[Tensor, "depth"], voxel: float) -> Tensor:
+    """The depth of the hull; where a view with a clear sight of that contradicts it, the first that it does not contradict."""
+    at_hull = swept.against.gather(1, (hull + 1).clamp(max=len(depths) - 1).expand(len(swept.against), 1, -1, -1))[:, 0]
+    blamed = (at_hull >= _WRONG) & swept.clear
+    agrees = ((swept.against <= _RIGHT) & swept.asked) | ~blamed[:, None]
+    places = swept.inside & agrees.all(0)
+    wrong = blamed.any(0) & places.any(0)
+    return depths[hull] + wrong * (depths[places.float().argmax(0)] - depths[hull] + _EARLY_VOXELS * voxel)
 
 
 def _depths(cameras: Cameras, view: int, resolution: int) -> Float[Tensor, "depth"]:
@@ -112,43 +138,92 @@ def _depths(cameras: Cameras, view: int, resolution: int) -> Float[Tensor, "dept
     return torch.arange(middle - reach, middle + reach, spacing(resolution))
 
 
-def _contradictions(
-    views: Views, seen: _Seen, view: int, start: Tensor, depths: Float[Tensor, "depth"]
-) -> tuple[Float[Tensor, "depth height width"], Bool[Tensor, "depth height width"]]:
-    """Share of asked views that contradict at each depth of each pixel, a mean over nine pixels; and what is in the start."""
+def _contradictions(views: Views, seen: _Seen, view: int, start: Tensor, depths: Float[Tensor, "depth"]) -> "_Swept":
+    """What the views nearest to one say about each depth of each of its pixels, as means over nine pixels."""
     origins, directions = (r[0] for r in rays(views.cameras[[view]]))
     shown = (views.alpha[view] > _COVERED).nonzero()
     row, column = shown.unbind(-1)
     points = origins[row, column] + directions[row, column] * depths[:, None, None]
     inner = sample(start, points) < 0
     level, number = inner.nonzero().unbind(-1)
-    against, asked = _asked(seen, view, points[level, number], row[number] * views.cameras.width_px + column[number])
-    size = (3, len(depths), *views.alpha.shape[1:])
-    volume = torch.zeros(size)
-    volume[:, level, row[number], column[number]] = torch.stack([against, asked, torch.ones_like(asked)])
-    counts = F.avg_pool2d(volume[:2], 3, stride=1, padding=1)
-    return counts[0] / counts[1].clamp(min=1e-6), volume[2] > 0
+    size = (len(depths), *views.alpha.shape[1:])
+    inside = torch.zeros(size, dtype=torch.bool)
+    inside[level, row[number], column[number]] = True
+    first = points[inner.float().argmax(0), torch.arange(len(row))]
+    against, asked, clear = [], [], []
+    for other in _others(seen.cameras, view):
+        answers = _answers(seen, view, other, points[level, number], row[number] * size[2] + column[number])
+        volume = torch.zeros(2, *size)
+        volume[:, level, row[number], column[number]] = torch.stack(answers)
+        counts = F.avg_pool2d(volume, 3, stride=1, padding=1)
+        against.append(counts[0] / counts[1].clamp(min=1e-6))
+        asked.append(counts[1] > 0)
+        free = torch.zeros(size[1:], dtype=torch.bool)
+        free[row, column] = _clear_sight(start, first, seen.cameras.world_from_camera[other, :3, 2])
+        clear.append(free)
+    if not against:
+        return _Swept(
+            inside=inside,
+            against=torch.zeros(1, *size),
+            asked=torch.zeros(1, *size).bool(),
+            clear=torch.zeros(1, *size[1:]).bool(),
+        )
+    return _Swept(inside=inside, against=torch.stack(against), asked=torch.stack(asked), clear=torch.stack(clear))
 
 
-def _asked(
-    seen: _Seen, view: int, points: Float[Tensor, "points 3"], here: Int[Tensor, "points"]
-) -> tuple[Float[Tensor, "points"], Float[Tensor, "points"]]:
-    """How many views contradict what one shows at points, and how many were asked."""
-    forward = seen.cameras.world_from_camera[:, :3, 2]
+@dataclass(frozen=True, kw_only=True)
+class _Swept:
+    """What other views say about the depths of one view's pixels.
+
+    Attributes:
+        inside: Places in the start.
+        against: Share of contradictions of each asked view.
+        asked: Whether the pixel's surface would face that view at all.
+        clear: Whether nothing of the start hides the start's surface from that view.
+    """
+
+    inside: Bool[Tensor, "depth height width"]
+    against: Float[Tensor, "other depth height width"]
+    asked: Bool[Tensor, "other depth height width"]
+    clear: Bool[Tensor, "other height width"]
+
+    @property
+    def likely(self) -> Bool[Tensor, "depth height width"]:
+        """Places that one view agrees with, or that none can judge."""
+        return ((self.against <= _RIGHT) & self.asked).any(0) | ~self.asked.any(0)
+
+
+def _others(cameras: Cameras, view: int) -> list[int]:
+    """The views that are asked about one, nearest first."""
+    forward = cameras.world_from_camera[:, :3, 2]
     alike = forward @ forward[view]
     alike[view] = -1
-    against, asked = torch.zeros(len(points)), torch.zeros(len(points))
     near, order = alike.sort(descending=True, stable=True)
-    for other in order[near > _NEAR_COSINE][:_ASKED].tolist():
-        faced = (seen.normals[view, here] @ forward[other] < -_FACING_COSINE).nonzero()[:, 0]
-        there, inside = _pixel(seen.cameras[[other]], points[faced])
-        inside &= torch.isfinite(seen.low[other, there, 0])
-        faced, there = faced[inside], there[inside]
-        mine = here[faced]
-        gap = torch.maximum(seen.low[view, mine] - seen.high[other, there], seen.low[other, there] - seen.high[view, mine])
-        against[faced] += ((gap[:, :3] > _COLOUR).any(-1) | (gap[:, 3:] > _NORMAL).any(-1)).float()
-        asked[faced] += 1
+    return [int(other) for other in order[near > _NEAR_COSINE][:_ASKED]]
+
+
+def _answers(
+    seen: _Seen, view: int, other: int, points: Float[Tensor, "points 3"], here: Int[Tensor, "points"]
+) -> tuple[Float[Tensor, "points"], Float[Tensor, "points"]]:
+    """Whether another view contradicts what one shows at points, and whether it can judge that."""
+    against, asked = torch.zeros(len(points)), torch.zeros(len(points))
+    forward = seen.cameras.world_from_camera[other, :3, 2]
+    faced = (seen.normals[view, here] @ forward < -_FACING_COSINE).nonzero()[:, 0]
+    there, inside = _pixel(seen.cameras[[other]], points[faced])
+    inside &= torch.isfinite(seen.low[other, there, 0])
+    faced, there = faced[inside], there[inside]
+    mine = here[faced]
+    gap = torch.maximum(seen.low[view, mine] - seen.high[other, there], seen.low[other, there] - seen.high[view, mine])
+    against[faced] = ((gap[:, :3] > _COLOUR).any(-1) | (gap[:, 3:] > _NORMAL).any(-1)).float()
+    asked[faced] = 1
     return against, asked
+
+
+def _clear_sight(start: Tensor, points: Float[Tensor, "points 3"], forward: Float[Tensor, "3"]) -> Bool[Tensor, "points"]:
+    """Whether points on the start's surface see a distant camera that looks along `forward`."""
+    voxel = spacing(start.shape[0])
+    away = torch.arange(_SIGHT_VOXELS, 1 / voxel, _SIGHT_VOXELS) * voxel
+    return (sample(start, points[:, None] - away[:, None] * forward) > 0).all(1)
 
 
 def _pixel(camera: Cameras, points: Float[Tensor, "points 3"]) -> tuple[Int[Tensor, "points"], Bool[Tensor, "points"]]:
@@ -186,14 +261,16 @@ def _spread(
     return depth
 
 
-def _to_borders(depth: Float[Tensor, "height width"], views: Views, view: int) -> Float[Tensor, "height width"]:
-    """The depths carried on to the last pixel of each smooth surface, and across the outline: no shell is to stay there."""
-    for move in _MOVES:
-        source = _moved(depth, move)
-        depth = torch.where(_alike(views, view, move) & torch.isinf(depth), source, depth)
-    outline = views.alpha[view] <= _COVERED
-    for _ in range(2):
-        depth = torch.where(outline & torch.isinf(depth), F.max_pool2d(depth[None], 3, stride=1, padding=1)[0], depth)
+def _to_borders(
+    depth: Float[Tensor, "height width"], hull: Float[Tensor, "height width"], views: Views, view: int, voxel: float
+) -> Float[Tensor, "height width"]:
+    """The depths carried on to the left and right borders of each smooth surface, which links keep away from.
+
+    Not up and down: a shelf that all views see edge-on is a row of pixels there.
+    """
+    for move in _MOVES[:2]:
+        near = (_moved(hull, move) - hull).abs() < _LINKED_VOXELS * voxel
+        depth = torch.where(_alike(views, view, move) & near & torch.isinf(depth), _moved(depth, move), depth)
     return depth
 
 
@@ -222,7 +299,9 @@ def _step(slopes: Float[Tensor, "2 height width"], move: tuple[int, int]) -> Flo
     return -(move[0] * mean[0] + move[1] * mean[1])
 
 
-def _link(views: Views, view: int, depth: Tensor, slopes: Tensor, move: tuple[int, int], voxel: float) -> Bool[Tensor, "height width"]:
+def _link(
+    views: Views, view: int, depth: Tensor, slopes: Tensor, move: tuple[int, int], voxel: float
+) -> Bool[Tensor, "height width"]:
     """Whether a pixel and its neighbour are of one smooth surface."""
     inner = -F.max_pool2d(-(_alike(views, view, move) & _faced(views, view)).float()[None], 3, stride=1, padding=1)[0] > 0
     return inner & ((_moved(depth, move) + _step(slopes, move) - depth).abs() < _LINKED_VOXELS * voxel)

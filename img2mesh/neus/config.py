@@ -1,6 +1,6 @@
 """What can be set about a NeuS fit; imports no torch, so that presets stay light."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -44,10 +44,29 @@ class Kept(Model):
     mask: Share = 0.9
 
 
+Method = Literal["native", "nerfstudio-neus", "nerfstudio-neus-facto"]
+
+
+class Nerfstudio(Model):
+    """How long nerfstudio trains, and how large its networks are.
+
+    Attributes:
+        steps: Of its optimiser.
+        rays: Of one step.
+        width: Hidden units of a layer; 256 as published.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 1000
+    rays: Annotated[int, Field(ge=1)] = 512
+    width: Annotated[int, Field(ge=16)] = 256
+
+
 class FitConfig(Model):
     """How a surface is fitted to views.
 
     Attributes:
+        method: Ours, or nerfstudio's NeuS or NeuS-facto, which take of all this only the last resolution and `nerfstudio`.
+        nerfstudio: What is set about nerfstudio's.
         resolutions: Corners along each side of the grid, one entry a level, coarse to fine.
         max_steps: Most optimiser steps of each level; a level ends before that when it has converged.
         rays_per_step: Rays of one step.
@@ -59,12 +78,15 @@ class FitConfig(Model):
         converged_change: A level's learning rate is halved when the loss improves by less than this share from one band to
             the next, and the level ends when that happens for the third time.
         hull_slack_px: How far outside a view's mask (not the front's) the starting hull may reach, pixels.
+        carve: Whether colours and normals may carve the hull further; for true views that have normals.
         view_weights: Trust in the masks and normals of each view; the default serves the six published views, any other
             number of views is trusted alike.
         losses: Weights of the loss terms.
         kept: Shares kept when outliers are dropped.
     """
 
+    method: Method = "native"
+    nerfstudio: Nerfstudio = Nerfstudio()
     resolutions: tuple[Annotated[int, Field(ge=8, le=512)], ...] = (48, 96, 128)
     max_steps: tuple[Annotated[int, Field(ge=1)], ...] = (250, 200, 150)
     rays_per_step: Annotated[int, Field(ge=1)] = 4096
@@ -75,6 +97,7 @@ class FitConfig(Model):
     learning_rate_colour: Positive = 0.02
     converged_change: NonNegative = 0.01
     hull_slack_px: NonNegative = 1.0
+    carve: bool = False
     view_weights: tuple[NonNegative, ...] = WONDER3D_VIEW_WEIGHTS
     losses: LossWeights = LossWeights()
     kept: Kept = Kept()

@@ -12,10 +12,12 @@ from img2mesh.geometry.cameras import Cameras, rays
 from img2mesh.geometry.views import Views
 from img2mesh.neus import losses
 from img2mesh.neus.band import Band, build_band
+from img2mesh.neus.carving import carved
 from img2mesh.neus.config import WONDER3D_VIEW_WEIGHTS, FitConfig
 from img2mesh.neus.grid import corner_points, resampled, spacing
 from img2mesh.neus.hull import Hull, build_hull, with_room
 from img2mesh.neus.losses import Targets
+from img2mesh.neus.nerfstudio import fit_with_nerfstudio
 from img2mesh.neus.rendering import sample_weights
 from img2mesh.neus.sampling import corners, march
 from img2mesh.neus.silhouette import match_outline
@@ -26,6 +28,8 @@ __all__ = ["FitConfig", "fit"]
 
 _MOMENTS = (0.9, 0.99)
 _HALVINGS = 2
+# Corners along each side of the grid on which the hull is carved: as many as pixels tell apart.
+_CARVED_RESOLUTION = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +92,19 @@ def fit(views: Views, config: FitConfig, *, seed: int) -> Surface:
 
     Source: Wang et al., NeuS, 2021; the loss terms follow Wonder3D (Long et al., 2023).
     """
+    if config.method != "native":
+        return fit_with_nerfstudio(_owned(views), config, seed=seed)
     if len(config.resolutions) != len(config.max_steps):
         raise InputError(f"expected one max_steps for each of {len(config.resolutions)} resolutions: {config.max_steps}")
     views = _owned(views)
     generator = torch.Generator().manual_seed(seed)
     hull = build_hull(views.cameras, views.alpha, slack_px=config.hull_slack_px)
+    space = _carved(views, hull) if config.carve and bool(views.normals.any()) else None
     change: Tensor | None = None
     for resolution, steps in zip(config.resolutions, config.max_steps, strict=True):
         start, front = with_room(hull, resolution).on_grid(resolution)
+        if space is not None:
+            start = torch.maximum(start, resampled(space, resolution))
         level = _Level(
             config=config, hull=hull, front=front, rays=_rays(_shrunk(views, resolution), config), views=views, steps=steps
         )
@@ -104,6 +113,10 @@ def fit(views: Views, config: FitConfig, *, seed: int) -> Surface:
         change = sdf - start
     matched = match_outline(sdf, views.cameras, views.alpha[0])
     return Surface(sdf=matched, inv_std=config.sharpness[1] / spacing(matched.shape[0])).checked()
+
+
+def _carved(views: Views, hull: Hull) -> Float[Tensor, "z y x"]:
+    return carved(_shrunk(views, _CARVED_RESOLUTION), with_room(hull, _CARVED_RESOLUTION).on_grid(_CARVED_RESOLUTION)[0])
 
 
 def _owned(views: Views) -> Views:
