@@ -191,6 +191,7 @@ def reconstruct(
         seed=seed,
         tell=console.print,
         method=_method(neus),
+        keep=out / ".fit.safetensors",
     )
     write(done.files, out)
     if as_json:
@@ -455,7 +456,7 @@ def nerfstudio(
     *,
     out: Annotated[Path, typer.Option(help="Folder of the pictures and transforms.json.")],
 ) -> None:
-    """Write posed pictures as nerfstudio reads them: cut out about the object, which is scaled into the cube [-1, 1]^3, +z up."""
+    """Write posed pictures as nerfstudio reads them: cut out, the object in the cube [-1, 1]^3, +z up."""
     from dataclasses import replace
 
     from img2mesh.data.posed import read_posed

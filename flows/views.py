@@ -51,12 +51,14 @@ def reconstruct(
     seed: int,
     tell: Callable[[str], None],
     method: Method = "native",
+    keep: Path | None = None,
 ) -> Reconstructed:
     """The mesh of the views in a folder.
 
     Args:
         tell: Is told what is being done.
         method: What fits the surface.
+        keep: File in which the fit keeps its progress.
 
     Raises:
         InputError: The folder cannot be read as posed views, or a format is unknown.
@@ -68,7 +70,7 @@ def reconstruct(
     tell(f"{len(posed.views)} views of {posed.views.cameras.width_px} x {posed.views.cameras.height_px} pixels; fitting")
     scene = around_object(posed.views.cameras, posed.views.alpha)
     views = replace(posed.views, cameras=scene.to_cube(posed.views.cameras))
-    surface, reason = _fitted(views, method, seed, tell)
+    surface, reason = _fitted(views, method, seed, tell, keep)
     tell("painting")
     config = ExportConfig(faces=faces, texture_px=texture_px)
     mesh = clean(extract(surface.sdf_grid(config.resolution).numpy()), faces=faces, speck_share=config.speck_share).mesh
@@ -104,14 +106,14 @@ def write(files: dict[str, bytes], out: Path) -> None:
         shutil.rmtree(staged)
 
 
-def _fitted(views: Views, method: Method, seed: int, tell: Callable[[str], None]) -> tuple[Surface, str]:
+def _fitted(views: Views, method: Method, seed: int, tell: Callable[[str], None], keep: Path | None) -> tuple[Surface, str]:
     """The surface, and why the first seed gave none."""
     config = true_views(len(views)).model_copy(update={"method": method})
     try:
-        return fit(views, config, seed=seed), ""
+        return fit(views, config, seed=seed, keep=keep), ""
     except NumericalError as error:
         tell(f"{error}; trying seed {seed + 1}")
-        return fit(views, config, seed=seed + 1), f"seed {seed}: {error}"
+        return fit(views, config, seed=seed + 1, keep=keep), f"seed {seed}: {error}"
 
 
 def _written(textured: TexturedMesh, scene: Similarity, posed: Posed, formats: Sequence[str]) -> dict[str, bytes]:

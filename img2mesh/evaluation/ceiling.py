@@ -11,7 +11,7 @@ from img2mesh.neus.hull import build_hull, contours_of
 
 Field = Float[Tensor, "z y x"]
 # Two maps of a bare sheet would leave nothing of it: each view sees this much too deep.
-_SHEET_VOXELS = 0.75
+_SHEET_VOXELS = 1.0
 _CHUNK = 1 << 20
 
 

@@ -244,7 +244,7 @@ def _spread(
 ) -> Float[Tensor, "height width"]:
     """Depths carried from pixel to pixel along smooth surfaces, as the normals say: the deepest one holds.
 
-    No part of a surface lies before the hull, and the normals tie its parts together: where one touches the hull, all are known.
+    No part of a surface lies before the hull, and the normals tie its parts together: one that touches the hull places all.
     """
     slopes = _slopes(views, view)
     links = [_link(views, view, depth, slopes, move, voxel) for move in _MOVES]

@@ -1,6 +1,6 @@
 """nerfstudio's NeuS and NeuS-facto in the place of ours: the same views in, the same surface out.
 
-Its pins conflict with ours, so it lives in an environment of its own, which `infra/nerfstudio.sh` makes; it is run as a program.
+Its pins conflict with ours, so it lives in an environment of its own, which `infra/nerfstudio.sh` makes, and runs as a program.
 """
 
 import subprocess
@@ -54,7 +54,7 @@ def run(views: Views, folder: Path, options: dict[str, object]) -> None:
         InputError: The environment is missing.
         NumericalError: The training failed.
     """
-    command = [str(interpreter()), str(_SCRIPT), str(folder), str(folder)]
+    command = [str(interpreter()), "-I", str(_SCRIPT), str(folder), str(folder)]
     write_nerfstudio(views, [f"{view:02d}" for view in range(len(views))], folder, up="z")
     for option, value in options.items():
         command += [f"--{option}", *map(str, value if isinstance(value, tuple) else (value,))]

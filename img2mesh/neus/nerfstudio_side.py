@@ -1,7 +1,8 @@
-"""Train nerfstudio's NeuS or NeuS-facto on a folder of views, and write its signed distance: runs in nerfstudio's own environment.
+"""Train nerfstudio's NeuS or NeuS-facto on a folder of views and write its signed distance, in nerfstudio's environment.
 
 `python nerfstudio_side.py VIEWS OUT --method neus-facto ...`; VIEWS holds a `transforms.json` in the cube [-1, 1]^3. Nothing of
 img2mesh is imported here. After each of the seconds of training in `--at` the field so far is written too.
+Seconds are those of the processor, so that they mean the same beside other programs.
 
 nerfstudio 1.1.5 asks for tiny-cuda-nn whatever the settings, which has no CPU build: its own torch hash grid stands in, whose
 interpolation is linear. LPIPS, which it downloads to score pictures, is left out.
@@ -171,13 +172,13 @@ def main() -> None:
     adapted()
     cameras, data = read(arguments.views)
     model = build(arguments.method, len(data["image"]), mask=arguments.mask, normal=arguments.normal, width=arguments.width)
-    spent, due, mark, step = 0.0, sorted(arguments.at), time.perf_counter(), -1
+    spent, due, mark, step = 0.0, sorted(arguments.at), time.process_time(), -1
     for step in steps(model, cameras, data, arguments):
-        now = time.perf_counter()
+        now = time.process_time()
         spent, mark = spent + now - mark, now
         if due and spent >= due[0]:
             _write(arguments.out / f"at_{due.pop(0):g}.npz", model, arguments.resolution, spent, step + 1)
-            mark = time.perf_counter()
+            mark = time.process_time()
         if spent >= arguments.seconds:
             break
     _write(arguments.out / "result.npz", model, arguments.resolution, spent, step + 1)
