@@ -139,13 +139,13 @@ def noisy(views: Views, depth: torch.Tensor, truth: Triangles, arguments: argpar
 
 
 def compare(views: Views, depth: torch.Tensor, truth: Triangles, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Scores of the fit, and of nerfstudio's after the same time, ten times that, and more."""
+    """Scores of the fit, and of nerfstudio's after multiples of its time on the processor."""
     native = fitted(views, truth)
-    at = tuple(float(round(native["cpu_s"] * times)) for times in (1, 3, 10))
+    at = tuple(float(round(native["cpu_s"] * times)) for times in arguments.times)
     rows: dict[str, Any] = {"native": native}
     with tempfile.TemporaryDirectory() as name:
         options: dict[str, object] = {"method": arguments.method, "steps": 10**6, "seconds": at[-1] + 1, "at": at}
-        options |= {"rays": Nerfstudio().rays, "width": arguments.width, "resolution": 128}
+        options |= {"rays": Nerfstudio().rays, "width": arguments.width, "resolution": arguments.resolution}
         run_nerfstudio(views, Path(name), options)
         for seconds in at:
             stored = np.load(Path(name) / f"at_{seconds:g}.npz")
@@ -195,6 +195,8 @@ def main() -> None:
     parser.add_argument("--size-px", type=int, default=256)
     parser.add_argument("--method", choices=("neus", "neus-facto"), default="neus-facto", help="of nerfstudio")
     parser.add_argument("--width", type=int, default=256, help="of nerfstudio's layers")
+    parser.add_argument("--times", type=float, nargs="+", default=[1, 3, 10], help="nerfstudio's time, in fits of ours")
+    parser.add_argument("--resolution", type=int, default=128, help="of the grid on which nerfstudio's field is read")
     parser.add_argument("--out", type=Path, default=None, help="file of JSON lines to append to, and to go on from")
     arguments = parser.parse_args()
     if arguments.objects is None:

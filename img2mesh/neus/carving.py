@@ -8,6 +8,7 @@ Source: Collins, A space-sweep approach to true multi-image matching, 1996; norm
 left open, are ours.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,8 @@ _TIE_VOXELS, _GAIN_VOXELS = 0.25, 0.75
 _SIGHT_VOXELS = 2.0
 # Views further apart than this are not asked about each other.
 _NEAR_COSINE = 0.5
+# A view that its neighbours contradict on more than this share of the hull's surface is wrong as a whole.
+_DISTRUSTED = 0.6
 _CHUNK = 1 << 20
 
 
@@ -70,9 +73,10 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
         start: Signed distance to a solid that contains the object.
     """
     seen = _seen(views)
+    trusted = _trusted(views, seen, start)
     ahead, resolution = torch.full((start.numel(),), -torch.inf), start.shape[0]
-    for view in range(len(views)):
-        depth = _depth(views, seen, view, start)
+    for view in trusted:
+        depth = _depth(views, seen, view, trusted, start)
         if bool(torch.isfinite(depth).any()):
             for flat in torch.arange(start.numel()).split(_CHUNK):
                 points = corner_points(flat, resolution)
@@ -107,21 +111,42 @@ def _seen(views: Views) -> _Seen:
     return _Seen(cameras=views.cameras, low=low, high=high, normals=normals)
 
 
-def _depth(views: Views, seen: _Seen, view: int, start: Float[Tensor, "z y x"]) -> Float[Tensor, "height width"]:
+def _trusted(views: Views, seen: _Seen, start: Float[Tensor, "z y x"]) -> list[int]:
+    """The views that do not contradict most of what their neighbours see of the hull: one with wrong normals is left out."""
+    blame = torch.full((len(views), len(views)), torch.nan)
+    for view in range(len(views)):
+        swept = _inside(views, view, start)
+        pixel = swept.row * views.cameras.width_px + swept.column
+        for other in _others(seen.cameras, view, range(len(views))):
+            against, asked = _answers(seen, view, other, swept.first, pixel)
+            clear = _clear_sight(start, swept.first, seen.cameras.world_from_camera[other, :3, 2])
+            blame[view, other] = (against * clear).sum() / (asked * clear).sum()
+    blame = torch.stack([blame, blame.T]).nanmean(0)
+    trusted = list(range(len(views)))
+    while trusted:
+        worst = blame[trusted][:, trusted].nanmean(1).nan_to_num()
+        if float(worst.max()) <= _DISTRUSTED:
+            break
+        del trusted[int(worst.argmax())]
+    return trusted
+
+
+def _depth(
+    views: Views, seen: _Seen, view: int, trusted: Sequence[int], start: Float[Tensor, "z y x"]
+) -> Float[Tensor, "height width"]:
     """z-depth up to which nothing is in a view; `-inf` where that is unknown."""
     voxel = spacing(start.shape[0])
-    depths = _depths(views.cameras, view, start.shape[0])
-    seen_there = _contradictions(views, seen, view, start, depths)
-    inside = seen_there.inside
-    hull = inside.float().argmax(0)
-    depth = _found(seen_there, hull, depths, voxel)
-    depth = _spread(depth, inside & seen_there.likely, views, view, depths, voxel)
+    swept = _contradictions(views, seen, view, trusted, start)
+    depths, hull = swept.depths, swept.inside.float().argmax(0)
+    depth = _found(swept, hull, voxel)
+    depth = _spread(depth, swept.inside & swept.likely, views, view, depths, voxel)
     carved_to = torch.where(depth > depths[hull] + _GAIN_VOXELS * voxel, depth, -torch.inf)
     return _to_borders(carved_to, depths[hull], views, view, voxel)
 
 
-def _found(swept: "_Swept", hull: Int[Tensor, "height width"], depths: Float[Tensor, "depth"], voxel: float) -> Tensor:
+def _found(swept: "_Swept", hull: Int[Tensor, "height width"], voxel: float) -> Float[Tensor, "height width"]:
     """The depth of the hull; where a view with a clear sight of that contradicts it, the first that it does not contradict."""
+    depths = swept.depths
     at_hull = swept.against.gather(1, (hull + 1).clamp(max=len(depths) - 1).expand(len(swept.against), 1, -1, -1))[:, 0]
     blamed = (at_hull >= _WRONG) & swept.clear
     agrees = ((swept.against <= _RIGHT) & swept.asked) | ~blamed[:, None]
@@ -138,37 +163,57 @@ def _depths(cameras: Cameras, view: int, resolution: int) -> Float[Tensor, "dept
     return torch.arange(middle - reach, middle + reach, spacing(resolution))
 
 
-def _contradictions(views: Views, seen: _Seen, view: int, start: Tensor, depths: Float[Tensor, "depth"]) -> "_Swept":
-    """What the views nearest to one say about each depth of each of its pixels, as means over nine pixels."""
+@dataclass(frozen=True, kw_only=True)
+class _Inside:
+    """Where the rays of one view's certain pixels run in the start.
+
+    Attributes:
+        row: Of each pixel.
+        column: Of each pixel.
+        depths: z-depths, a voxel apart over the whole cube.
+        level: Number of the depth of each place.
+        number: Number of the pixel of each place.
+        points: World positions of the places.
+        first: Of the first place of each pixel.
+    """
+
+    row: Int[Tensor, "pixels"]
+    column: Int[Tensor, "pixels"]
+    depths: Float[Tensor, "depth"]
+    level: Int[Tensor, "places"]
+    number: Int[Tensor, "places"]
+    points: Float[Tensor, "places 3"]
+    first: Float[Tensor, "pixels 3"]
+
+
+def _inside(views: Views, view: int, start: Float[Tensor, "z y x"]) -> _Inside:
+    depths = _depths(views.cameras, view, start.shape[0])
     origins, directions = (r[0] for r in rays(views.cameras[[view]]))
-    shown = (views.alpha[view] > _COVERED).nonzero()
-    row, column = shown.unbind(-1)
+    row, column = (views.alpha[view] > _COVERED).nonzero().unbind(-1)
     points = origins[row, column] + directions[row, column] * depths[:, None, None]
     inner = sample(start, points) < 0
     level, number = inner.nonzero().unbind(-1)
-    size = (len(depths), *views.alpha.shape[1:])
-    inside = torch.zeros(size, dtype=torch.bool)
-    inside[level, row[number], column[number]] = True
     first = points[inner.float().argmax(0), torch.arange(len(row))]
-    against, asked, clear = [], [], []
-    for other in _others(seen.cameras, view):
-        answers = _answers(seen, view, other, points[level, number], row[number] * size[2] + column[number])
+    return _Inside(row=row, column=column, depths=depths, level=level, number=number, points=points[level, number], first=first)
+
+
+def _contradictions(views: Views, seen: _Seen, view: int, trusted: Sequence[int], start: Float[Tensor, "z y x"]) -> "_Swept":
+    """What the trusted views nearest to one say about each depth of each of its pixels, as means over nine pixels."""
+    rays_in = _inside(views, view, start)
+    row, column = rays_in.row[rays_in.number], rays_in.column[rays_in.number]
+    size = (len(rays_in.depths), *views.alpha.shape[1:])
+    inside = torch.zeros(size, dtype=torch.bool)
+    inside[rays_in.level, row, column] = True
+    others = _others(seen.cameras, view, trusted)
+    against, asked = (torch.zeros(max(1, len(others)), *size) for _ in range(2))
+    clear = torch.zeros(len(against), *size[1:], dtype=torch.bool)
+    for number, other in enumerate(others):
         volume = torch.zeros(2, *size)
-        volume[:, level, row[number], column[number]] = torch.stack(answers)
-        counts = F.avg_pool2d(volume, 3, stride=1, padding=1)
-        against.append(counts[0] / counts[1].clamp(min=1e-6))
-        asked.append(counts[1] > 0)
-        free = torch.zeros(size[1:], dtype=torch.bool)
-        free[row, column] = _clear_sight(start, first, seen.cameras.world_from_camera[other, :3, 2])
-        clear.append(free)
-    if not against:
-        return _Swept(
-            inside=inside,
-            against=torch.zeros(1, *size),
-            asked=torch.zeros(1, *size).bool(),
-            clear=torch.zeros(1, *size[1:]).bool(),
-        )
-    return _Swept(inside=inside, against=torch.stack(against), asked=torch.stack(asked), clear=torch.stack(clear))
+        volume[:, rays_in.level, row, column] = torch.stack(_answers(seen, view, other, rays_in.points, row * size[2] + column))
+        against[number], asked[number] = F.avg_pool2d(volume, 3, stride=1, padding=1)
+        sight = _clear_sight(start, rays_in.first, seen.cameras.world_from_camera[other, :3, 2])
+        clear[number, rays_in.row, rays_in.column] = sight
+    return _Swept(depths=rays_in.depths, inside=inside, against=against / asked.clamp(min=1e-6), asked=asked > 0, clear=clear)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +221,14 @@ class _Swept:
     """What other views say about the depths of one view's pixels.
 
     Attributes:
+        depths: z-depths, a voxel apart over the whole cube.
         inside: Places in the start.
         against: Share of contradictions of each asked view.
         asked: Whether the pixel's surface would face that view at all.
         clear: Whether nothing of the start hides the start's surface from that view.
     """
 
+    depths: Float[Tensor, "depth"]
     inside: Bool[Tensor, "depth height width"]
     against: Float[Tensor, "other depth height width"]
     asked: Bool[Tensor, "other depth height width"]
@@ -193,13 +240,12 @@ class _Swept:
         return ((self.against <= _RIGHT) & self.asked).any(0) | ~self.asked.any(0)
 
 
-def _others(cameras: Cameras, view: int) -> list[int]:
+def _others(cameras: Cameras, view: int, trusted: Iterable[int]) -> list[int]:
     """The views that are asked about one, nearest first."""
     forward = cameras.world_from_camera[:, :3, 2]
     alike = forward @ forward[view]
-    alike[view] = -1
-    near, order = alike.sort(descending=True, stable=True)
-    return [int(other) for other in order[near > _NEAR_COSINE][:_ASKED]]
+    near = [other for other in trusted if other != view and alike[other] > _NEAR_COSINE]
+    return sorted(near, key=lambda other: -float(alike[other]))[:_ASKED]
 
 
 def _answers(
