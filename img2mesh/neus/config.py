@@ -75,6 +75,7 @@ class FitConfig(Model):
         sharpness: `inv_std` times the voxel size, at the start and the end of each level.
         learning_rate_voxels: Largest change of a distance in one step, voxels.
         learning_rate_colour: Largest change of a colour in one step.
+        damping: Of the steps of values whose gradient is small beside the mean one, such as where no view looks.
         converged_change: A level's learning rate is halved when the loss improves by less than this share from one band to
             the next, and the level ends when that happens for the third time.
         hull_slack_px: How far outside a view's mask (not the front's) the starting hull may reach, pixels.
@@ -95,6 +96,7 @@ class FitConfig(Model):
     sharpness: tuple[Positive, Positive] = (1.5, 4.0)
     learning_rate_voxels: Positive = 0.08
     learning_rate_colour: Positive = 0.02
+    damping: NonNegative = 0.0
     converged_change: NonNegative = 0.01
     hull_slack_px: NonNegative = 1.0
     carve: bool = False

@@ -286,7 +286,7 @@ def _descend_all(level: _Level, loss: Tensor, learnt: tuple[Learnt, Learnt], ste
     gradients = torch.autograd.grad(loss, [item.values for item in learnt])
     rates = (config.learning_rate_voxels * spacing(level.resolution), config.learning_rate_colour)
     for item, gradient, size in zip(learnt, gradients, rates, strict=True):
-        _descend(item, gradient, size * rate, step + 1)
+        _descend(item, gradient, size * rate, step + 1, config.damping)
 
 
 def _loss(config: FitConfig, band: Band, batch: _Batch, learnt: tuple[Learnt, Learnt], inv_std: float) -> Float[Tensor, ""]:
@@ -314,8 +314,8 @@ def _loss(config: FitConfig, band: Band, batch: _Batch, learnt: tuple[Learnt, Le
     )
 
 
-def _descend(item: Learnt, gradient: Tensor, rate: float, step: int) -> None:
-    """One step of Adam.
+def _descend(item: Learnt, gradient: Tensor, rate: float, step: int, damping: float) -> None:
+    """One step of Adam; damped, values that hardly matter to the loss move less than the others instead of just as far.
 
     Source: Kingma and Ba, Adam, 2015.
     """
@@ -324,4 +324,5 @@ def _descend(item: Learnt, gradient: Tensor, rate: float, step: int) -> None:
     item.first.lerp_(gradient, 1 - slow)
     item.second.lerp_(gradient.square(), 1 - slower)
     scale = (item.second / (1 - slower**step)).sqrt().add_(1e-10)
+    scale += damping * scale.mean()
     item.values.addcdiv_(item.first, scale, value=-rate / (1 - slow**step))
