@@ -101,13 +101,23 @@ class Record:
             return None
         generator.set_state(tensors.pop("generator"))
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        learnt = {
-            name: Learnt(**{part: tensors.pop(f"{name}.{part}") for part in ("values", "first", "second")})
-            for name in ("distances", "colours")
-        }
-        return Progress(level=level, done=done, halvings=halvings, loss=loss, **tensors, **learnt)
+        return Progress(
+            level=level,
+            done=done,
+            halvings=halvings,
+            loss=loss,
+            sdf=tensors["sdf"],
+            around=tensors.get("around"),
+            change=tensors.get("change"),
+            distances=_learnt(tensors, "distances"),
+            colours=_learnt(tensors, "colours"),
+        )
 
     def end(self) -> None:
         """Remove the file."""
         if self.file is not None:
             self.file.unlink(missing_ok=True)
+
+
+def _learnt(tensors: dict[str, Tensor], name: str) -> Learnt:
+    return Learnt(**{part: tensors[f"{name}.{part}"] for part in ("values", "first", "second")})
