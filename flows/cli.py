@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flows.submit import Report, Request
+    from img2mesh.neus.config import Method
 
 _INTERRUPTED = 130
 
@@ -58,6 +59,9 @@ StoreOption = Annotated[
     typer.Option("--store", metavar="URI", help="Where blobs and manifests are.", show_default="ASSETS/.store"),
 ]
 PresetOption = Annotated[str, typer.Option("--preset", help="compact, tiny or wonder3d; see `img2mesh presets`.")]
+NeusOption = Annotated[
+    str, typer.Option("--neus", help="What fits the surface: native, or nerfstudio (NeuS-facto; nerfstudio-neus for its NeuS).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 
 
@@ -110,6 +114,7 @@ def submit(
         str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
     ] = "glb,obj",
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    neus: NeusOption = "native",
     launch: Annotated[
         str,
         typer.Option(
@@ -127,7 +132,10 @@ def submit(
     """
     from flows.submit import Request
 
-    request = Request.of(paths, assets=assets, store=store, name=name, preset=preset, formats=split_formats(formats), seed=seed)
+    wanted = split_formats(formats)
+    request = Request.of(
+        paths, assets=assets, store=store, name=name, preset=preset, formats=wanted, seed=seed, neus=_method(neus)
+    )
     try:
         with _quiet_stdout():
             report = _run(request, launch=launch)
@@ -154,7 +162,8 @@ def _run(request: "Request", *, launch: str) -> "Report":
     from flows.submit import submit as run_batch
     from img2mesh import presets
 
-    pipeline = stages_of(presets.get(request.preset), seed=request.seed, formats=request.formats)
+    preset = presets.get(request.preset).with_neus(request.neus)
+    pipeline = stages_of(preset, seed=request.seed, formats=request.formats)
     with Progress([stage.name for stage, _ in pipeline], _console(stderr=True)) as progress:
         return run_batch(request, pipeline, listen=progress, expect=progress.expect, launch=launcher(launch))
 
@@ -172,6 +181,7 @@ def reconstruct(
     faces: Annotated[int, typer.Option(min=100, max=2_000_000, help="Budget of triangles.")] = 20_000,
     texture_px: Annotated[int, typer.Option("--texture", min=64, max=8192, help="Side of the texture, pixels.")] = 1024,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    neus: NeusOption = "native",
     as_json: JsonOption = False,
 ) -> None:
     """Turn 3 to 64 posed pictures of one object into a textured mesh, at their own scale and place."""
@@ -179,12 +189,41 @@ def reconstruct(
     from flows.views import write
 
     console = _console(stderr=True)
-    done = run(views, formats=split_formats(formats), faces=faces, texture_px=texture_px, seed=seed, tell=console.print)
+    done = run(
+        views,
+        formats=split_formats(formats),
+        faces=faces,
+        texture_px=texture_px,
+        seed=seed,
+        tell=console.print,
+        method=_method(neus),
+        keep=out / ".fit.safetensors",
+    )
     write(done.files, out)
     if as_json:
         _print_json(json.loads(done.files["report.json"]))
     else:
         _console().print(f"{out / 'mesh.glb'}: " + ", ".join(f"{name} {value:g}" for name, value in done.scores.items()))
+
+
+def _method(neus: str) -> "Method":
+    """What fits the surface, by the word of the command line.
+
+    Raises:
+        InputError: The word is unknown, or nerfstudio is not installed.
+    """
+    from img2mesh.neus.config import Method
+
+    method = {"nerfstudio": "nerfstudio-neus-facto"}.get(neus, neus)
+    if method not in get_args(Method):
+        raise InputError(
+            f"unknown --neus {neus!r}: choose nerfstudio (which is NeuS-facto) or one of {', '.join(get_args(Method))}"
+        )
+    if method != "native":
+        from img2mesh.neus.environment import interpreter
+
+        interpreter()
+    return cast("Method", method)
 
 
 def split_formats(text: str) -> list[str]:
@@ -413,6 +452,28 @@ def render(
         png=png,
     )
     print(f"{count} objects in {out}")
+
+
+@data.command()
+def nerfstudio(
+    views: Annotated[
+        Path, typer.Argument(metavar="VIEWS", help="A folder of RGBA pictures with cameras.json or transforms.json.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the pictures and transforms.json.")],
+) -> None:
+    """Write posed pictures as nerfstudio reads them: cut out, the object in the cube [-1, 1]^3, +z up."""
+    from dataclasses import replace
+
+    from img2mesh.data.posed import read_posed
+    from img2mesh.geometry.nerfstudio import write_nerfstudio
+    from img2mesh.geometry.normalisation import around_object
+
+    posed = read_posed(views)
+    scene = around_object(posed.views.cameras, posed.views.alpha)
+    inside = replace(posed.views, cameras=scene.to_cube(posed.views.cameras))
+    write_nerfstudio(inside, [f"{number:02d}" for number in range(len(posed.names))], out, up=posed.up)
+    print(f"{len(posed.names)} views in {out}; look at them with: ns-train nerfacto --data {out}")
 
 
 @models.command()

@@ -18,6 +18,7 @@ from flows.launch import Launch, in_process
 from flows.reconstruct import Event, Listen, Ran, Reconstruction, RunStage, Step, Walk, find_done
 from img2mesh.errors import ArtifactError, Img2MeshError, InputError, TransientError
 from img2mesh.manifests import Model, SourceImage
+from img2mesh.neus.config import Method
 from img2mesh.stage import canonical_json, sha256_hex
 from img2mesh.storage import Store, file_error, open_store
 
@@ -35,6 +36,7 @@ class Request(Model):
     preset: str
     formats: tuple[str, ...]
     seed: int
+    neus: Method = "native"
 
     @classmethod
     def of(
@@ -47,6 +49,7 @@ class Request(Model):
         preset: str = "compact",
         formats: Sequence[str] = ("glb", "obj"),
         seed: int = 0,
+        neus: Method = "native",
     ) -> "Request":
         """The request with the defaults filled in: the store below the assets, the name from the folder.
 
@@ -65,6 +68,7 @@ class Request(Model):
             preset=preset,
             formats=tuple(formats),
             seed=seed,
+            neus=neus,
         )
 
 

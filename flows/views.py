@@ -25,15 +25,12 @@ from img2mesh.mesh.render import render
 from img2mesh.mesh.texture import bake
 from img2mesh.mesh.uv import TexturedMesh, unwrap
 from img2mesh.metrics.image import masked_psnr, silhouette_iou
-from img2mesh.neus.config import FitConfig, Kept, LossWeights
+from img2mesh.neus.config import Method
 from img2mesh.neus.fit import fit
 from img2mesh.neus.surface import Surface
+from img2mesh.presets import true_views
 from img2mesh.storage import write_durably
 
-# Given views are true: every mask counts as much as the front's, and detail is not smoothed away.
-GIVEN = LossWeights(mask=4.0, front_mask=1.0)
-# The worst rays of a mask are its border: dropping them as outliers would leave the surface a pixel too far out.
-KEPT = Kept(rgb=0.95, normal=0.95, mask=1.0)
 _SHOWN = 6
 
 
@@ -46,12 +43,22 @@ class Reconstructed:
 
 
 def reconstruct(
-    folder: Path, *, formats: Sequence[str], faces: int, texture_px: int, seed: int, tell: Callable[[str], None]
+    folder: Path,
+    *,
+    formats: Sequence[str],
+    faces: int,
+    texture_px: int,
+    seed: int,
+    tell: Callable[[str], None],
+    method: Method = "native",
+    keep: Path | None = None,
 ) -> Reconstructed:
     """The mesh of the views in a folder.
 
     Args:
         tell: Is told what is being done.
+        method: What fits the surface.
+        keep: File in which the fit keeps its progress.
 
     Raises:
         InputError: The folder cannot be read as posed views, or a format is unknown.
@@ -63,7 +70,7 @@ def reconstruct(
     tell(f"{len(posed.views)} views of {posed.views.cameras.width_px} x {posed.views.cameras.height_px} pixels; fitting")
     scene = around_object(posed.views.cameras, posed.views.alpha)
     views = replace(posed.views, cameras=scene.to_cube(posed.views.cameras))
-    surface, reason = _fitted(views, seed, tell)
+    surface, reason = _fitted(views, method, seed, tell, keep)
     tell("painting")
     config = ExportConfig(faces=faces, texture_px=texture_px)
     mesh = clean(extract(surface.sdf_grid(config.resolution).numpy()), faces=faces, speck_share=config.speck_share).mesh
@@ -77,6 +84,7 @@ def reconstruct(
         "views": list(posed.names),
         "up": posed.up,
         "scene": {"centre": scene.centre.tolist(), "scale": scene.scale},
+        "neus": method,
         "seed": seed,
         "retries": [reason] if reason else [],
         "scores": scores,
@@ -98,14 +106,14 @@ def write(files: dict[str, bytes], out: Path) -> None:
         shutil.rmtree(staged)
 
 
-def _fitted(views: Views, seed: int, tell: Callable[[str], None]) -> tuple[Surface, str]:
+def _fitted(views: Views, method: Method, seed: int, tell: Callable[[str], None], keep: Path | None) -> tuple[Surface, str]:
     """The surface, and why the first seed gave none."""
-    config = FitConfig(view_weights=(1.0,) * len(views), losses=GIVEN, kept=KEPT)
+    config = true_views(len(views)).model_copy(update={"method": method})
     try:
-        return fit(views, config, seed=seed), ""
+        return fit(views, config, seed=seed, keep=keep), ""
     except NumericalError as error:
         tell(f"{error}; trying seed {seed + 1}")
-        return fit(views, config, seed=seed + 1), f"seed {seed}: {error}"
+        return fit(views, config, seed=seed + 1, keep=keep), f"seed {seed}: {error}"
 
 
 def _written(textured: TexturedMesh, scene: Similarity, posed: Posed, formats: Sequence[str]) -> dict[str, bytes]:

@@ -9,13 +9,38 @@ from img2mesh.errors import ArtifactError, InputError
 from img2mesh.manifests import Model, WeightsRef
 from img2mesh.mesh.config import ExportConfig
 from img2mesh.models.home import LISTING, SHIPPED, listed_digests, pulled_home
-from img2mesh.neus.config import FitConfig, LossWeights
+from img2mesh.neus.config import FitConfig, Kept, LossWeights, Method
 
 # Generated views contradict one another: a smooth surface is the better compromise, and the picture's outline the surest fact.
 GENERATED = LossWeights(smoothness=3.0, normal=0.5, front_mask=8.0)
 
 # The published views agree better, and their normals carry the detail: Wonder3D's own weights, but for the outline.
 PUBLISHED = LossWeights(smoothness=1.0, normal=1.0, front_mask=8.0)
+
+
+def true_views(count: int) -> FitConfig:
+    """How surfaces are fitted to views that are true: photographs or renders, not generated.
+
+    Every mask counts as much as the front's, detail is not smoothed away, and where views contradict, nothing is.
+
+    Args:
+        count: Number of views.
+    """
+    return FitConfig(
+        resolutions=(128,),
+        # A bound, not a plan: the fit begins near its end and stops when the loss no longer falls.
+        max_steps=(120,),
+        steps_per_band=20,
+        sharpness=(4.0, 4.0),
+        learning_rate_voxels=0.03,
+        damping=1.0,
+        hull_slack_px=0.0,
+        carve=True,
+        view_weights=(1.0,) * count,
+        losses=LossWeights(mask=4.0, front_mask=1.0, sparsity=0.0),
+        # The worst rays of a mask are its border: dropping them as outliers would leave the surface a pixel too far out.
+        kept=Kept(rgb=0.95, normal=0.95, mask=1.0),
+    )
 
 
 class Preset(Model):
@@ -37,6 +62,16 @@ class Preset(Model):
     coarse_neus: FitConfig
     refit_neus: FitConfig
     export_mesh: ExportConfig
+
+    def with_neus(self, method: Method) -> "Preset":
+        """The same with other means of fitting surfaces."""
+        update = {"method": method}
+        return self.model_copy(
+            update={
+                "coarse_neus": self.coarse_neus.model_copy(update=update),
+                "refit_neus": self.refit_neus.model_copy(update=update),
+            }
+        )
 
 
 def compact() -> Preset:

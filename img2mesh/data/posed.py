@@ -21,10 +21,11 @@ from torch import Tensor
 
 from img2mesh.errors import InputError
 from img2mesh.geometry.cameras import Cameras
+from img2mesh.geometry.nerfstudio import FILE
 from img2mesh.geometry.views import Views
 from img2mesh.manifests import CameraSpec, Matrix4, Model
 
-OURS, NERFSTUDIO = "cameras.json", "transforms.json"
+OURS, NERFSTUDIO = "cameras.json", FILE
 FEWEST, MOST = 3, 64
 # Larger cut-outs are averaged down: the grid of the fit holds no more.
 LARGEST_PX = 512
@@ -32,7 +33,10 @@ LARGEST_PX = 512
 MARGIN = 0.06
 # nerfstudio's cameras look along -z with +y up, ours along +z with +y down.
 _OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-_PERSPECTIVE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")
+_PROJECTIONS: dict[str, Literal["perspective", "orthographic"]] = {
+    **dict.fromkeys(("OPENCV", "PINHOLE", "SIMPLE_PINHOLE"), "perspective"),
+    "ORTHOPHOTO": "orthographic",
+}
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
@@ -114,12 +118,12 @@ def _listed(folder: Path) -> tuple[tuple[PosedPicture, ...], Literal["y", "z"]]:
 
 
 def _from_nerfstudio(document: dict[str, Any]) -> tuple[PosedPicture, ...]:
-    """Perspective frames of a `transforms.json`; values of a frame go before those of the file."""
+    """Frames of a `transforms.json`; values of a frame go before those of the file."""
     pictures = []
     for frame in document["frames"]:
         values = {**document, **frame}
         model = values.get("camera_model", "OPENCV")
-        if model not in _PERSPECTIVE_MODELS or any(values.get(name) for name in _DISTORTION):
+        if model not in _PROJECTIONS or any(values.get(name) for name in _DISTORTION):
             raise InputError(f"{frame['file_path']}: undistort the pictures first; found a {model} camera with distortion")
         width, height = int(values["w"]), int(values["h"])
         focal = float(values["fl_x"]) if "fl_x" in values else width / 2 / math.tan(float(values["camera_angle_x"]) / 2)
@@ -129,7 +133,7 @@ def _from_nerfstudio(document: dict[str, Any]) -> tuple[PosedPicture, ...]:
         pictures.append(
             PosedPicture(
                 name=Path(frame["file_path"]).stem,
-                projection="perspective",
+                projection=_PROJECTIONS[model],
                 world_from_camera=cast("Matrix4", tuple(map(tuple, pose.tolist()))),
                 focal_px=focal,
                 centre_px=(float(values.get("cx", width / 2)), float(values.get("cy", height / 2))),

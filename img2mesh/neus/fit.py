@@ -1,6 +1,7 @@
 """Fit a surface to posed views: NeuS on a narrow band of voxels, coarse to fine, from a forgiving visual hull."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +13,13 @@ from img2mesh.geometry.cameras import Cameras, rays
 from img2mesh.geometry.views import Views
 from img2mesh.neus import losses
 from img2mesh.neus.band import Band, build_band
+from img2mesh.neus.carving import carved
 from img2mesh.neus.config import WONDER3D_VIEW_WEIGHTS, FitConfig
 from img2mesh.neus.grid import corner_points, resampled, spacing
 from img2mesh.neus.hull import Hull, build_hull, with_room
 from img2mesh.neus.losses import Targets
+from img2mesh.neus.nerfstudio import fit_with_nerfstudio
+from img2mesh.neus.progress import Learnt, Progress, Record
 from img2mesh.neus.rendering import sample_weights
 from img2mesh.neus.sampling import corners, march
 from img2mesh.neus.silhouette import match_outline
@@ -26,6 +30,8 @@ __all__ = ["FitConfig", "fit"]
 
 _MOMENTS = (0.9, 0.99)
 _HALVINGS = 2
+# Corners along each side of the grid on which the hull is carved: as many as pixels tell apart.
+_CARVED_RESOLUTION = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +52,6 @@ class _Batch:
     gather: LinearMap
 
 
-@dataclass(kw_only=True)
-class _Learnt:
-    """Values on the band, with Adam's moments beside them; changed in place by `_descend`."""
-
-    values: Tensor
-    first: Tensor
-    second: Tensor
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Level:
     """What stays the same during one level."""
@@ -72,7 +69,7 @@ class _Level:
         return self.front.shape[0]
 
 
-def fit(views: Views, config: FitConfig, *, seed: int) -> Surface:
+def fit(views: Views, config: FitConfig, *, seed: int, keep: Path | None = None) -> Surface:
     """The surface that explains the views best.
 
     Each level of the grid starts from the hull at its own resolution plus what the level before changed about the hull, so thin
@@ -81,6 +78,7 @@ def fit(views: Views, config: FitConfig, *, seed: int) -> Surface:
 
     Args:
         seed: Decides the order of rays and the places of samples; the same seed gives the same bytes on the same device.
+        keep: File in which progress is kept until the end; a fit that finds its own goes on from there, to the same bytes.
 
     Raises:
         InputError: The configuration does not fit together.
@@ -88,22 +86,41 @@ def fit(views: Views, config: FitConfig, *, seed: int) -> Surface:
 
     Source: Wang et al., NeuS, 2021; the loss terms follow Wonder3D (Long et al., 2023).
     """
+    if config.method != "native":
+        return fit_with_nerfstudio(_owned(views), config, seed=seed)
     if len(config.resolutions) != len(config.max_steps):
         raise InputError(f"expected one max_steps for each of {len(config.resolutions)} resolutions: {config.max_steps}")
     views = _owned(views)
     generator = torch.Generator().manual_seed(seed)
     hull = build_hull(views.cameras, views.alpha, slack_px=config.hull_slack_px)
-    change: Tensor | None = None
-    for resolution, steps in zip(config.resolutions, config.max_steps, strict=True):
+    space = _carved(views, hull) if config.carve and bool(views.normals.any()) else None
+    record = Record.of(keep, views, config, seed)
+    found = record.read(generator, views.rgb.device)
+    change = found.change if found else None
+    for number, (resolution, steps) in enumerate(zip(config.resolutions, config.max_steps, strict=True)):
+        if found and number < found.level:
+            continue
         start, front = with_room(hull, resolution).on_grid(resolution)
-        level = _Level(
-            config=config, hull=hull, front=front, rays=_rays(_shrunk(views, resolution), config), views=views, steps=steps
-        )
+        if space is not None:
+            start = torch.maximum(start, resampled(space, resolution))
+        rays_here = _rays(_shrunk(views, resolution), config)
+        level = _Level(config=config, hull=hull, front=front, rays=rays_here, views=views, steps=steps)
         sdf = start if change is None else start + resampled(change, resolution)
-        sdf = _fit_level(level, torch.maximum(sdf, front), generator)
+        begun = found if found and number == found.level else None
+        begun = begun or Progress(level=number, sdf=torch.maximum(sdf, front), change=change)
+        sdf = _fit_level(level, begun, generator, record)
         change = sdf - start
     matched = match_outline(sdf, views.cameras, views.alpha[0])
+    record.end()
     return Surface(sdf=matched, inv_std=config.sharpness[1] / spacing(matched.shape[0])).checked()
+
+
+def _carved(views: Views, hull: Hull) -> Float[Tensor, "z y x"]:
+    """The hull without what the views rule out, on a grid of its own; computed on the CPU, in seconds."""
+    small = _shrunk(views, _CARVED_RESOLUTION)
+    start = with_room(hull, _CARVED_RESOLUTION).on_grid(_CARVED_RESOLUTION)[0]
+    here = Views(cameras=small.cameras, rgb=small.rgb.cpu(), alpha=small.alpha.cpu(), normals=small.normals.cpu())
+    return carved(here, start.cpu()).to(start.device)
 
 
 def _owned(views: Views) -> Views:
@@ -146,29 +163,36 @@ def _rays(views: Views, config: FitConfig) -> _Rays:
     return _Rays(origins=origins, targets=targets)
 
 
-def _fit_level(level: _Level, sdf: Float[Tensor, "z y x"], generator: torch.Generator) -> Float[Tensor, "z y x"]:
-    config, done, halvings, previous = level.config, 0, 0, float("inf")
-    band: Band | None = None
-    distances = colours = None
-    while done < level.steps and halvings <= _HALVINGS:
-        band, distances, colours = _next_band(level, sdf, band, distances, colours)
+def _fit_level(level: _Level, begun: Progress, generator: torch.Generator, record: Record) -> Float[Tensor, "z y x"]:
+    config, now = level.config, begun
+    band = None if now.around is None else build_band(now.around, config.band_voxels)
+    while now.done < level.steps and now.halvings <= _HALVINGS:
+        band, distances, colours = _next_band(level, now.sdf, band, now.distances, now.colours)
         batches = _batches(level, band, generator)
-        steps = min(config.steps_per_band, level.steps - done)
+        steps = min(config.steps_per_band, level.steps - now.done)
         total = 0.0
-        for step in range(done, done + steps):
+        for step in range(now.done, now.done + steps):
             loss = _loss(config, band, batches[step % len(batches)], (distances, colours), _inv_std(level, step))
             total += _checked(loss, level.resolution, step)
-            _descend_all(level, loss, (distances, colours), step, 0.5**halvings)
-        sdf = sdf.reshape(-1).index_copy(0, band.active, distances.values).reshape(sdf.shape)
-        sdf = torch.maximum(sdf, level.front)
-        halvings += total / steps > previous * (1 - config.converged_change)
-        previous, done = total / steps, done + steps
-    return sdf
+            _descend_all(level, loss, (distances, colours), step, 0.5**now.halvings)
+        sdf = now.sdf.reshape(-1).index_copy(0, band.active, distances.values).reshape(now.sdf.shape)
+        now = replace(
+            now,
+            done=now.done + steps,
+            halvings=now.halvings + (total / steps > now.loss * (1 - config.converged_change)),
+            loss=total / steps,
+            sdf=torch.maximum(sdf, level.front),
+            around=now.sdf,
+            distances=distances,
+            colours=colours,
+        )
+        record.write(now, generator)
+    return now.sdf
 
 
 def _next_band(
-    level: _Level, sdf: Tensor, band: Band | None, distances: _Learnt | None, colours: _Learnt | None
-) -> tuple[Band, _Learnt, _Learnt]:
+    level: _Level, sdf: Tensor, band: Band | None, distances: Learnt | None, colours: Learnt | None
+) -> tuple[Band, Learnt, Learnt]:
     """The band about the surface as it is now, with what was learnt on the band before."""
     fresh = build_band(sdf, level.config.band_voxels)
     if not len(fresh.active) or not bool(fresh.cells.any()):
@@ -185,12 +209,12 @@ def _next_band(
     )
 
 
-def _unmoved(values: Tensor) -> _Learnt:
-    return _Learnt(values=values.clone(), first=torch.zeros_like(values), second=torch.zeros_like(values))
+def _unmoved(values: Tensor) -> Learnt:
+    return Learnt(values=values.clone(), first=torch.zeros_like(values), second=torch.zeros_like(values))
 
 
-def _carried(band: Band, fresh: Band, old: _Learnt, values: Tensor) -> _Learnt:
-    return _Learnt(values=values.clone(), first=band.carried(old.first, fresh)[0], second=band.carried(old.second, fresh)[0])
+def _carried(band: Band, fresh: Band, old: Learnt, values: Tensor) -> Learnt:
+    return Learnt(values=values.clone(), first=band.carried(old.first, fresh)[0], second=band.carried(old.second, fresh)[0])
 
 
 def _mean_colours(views: Views, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
@@ -257,15 +281,15 @@ def _checked(loss: Float[Tensor, ""], resolution: int, step: int) -> float:
     return value
 
 
-def _descend_all(level: _Level, loss: Tensor, learnt: tuple[_Learnt, _Learnt], step: int, rate: float) -> None:
+def _descend_all(level: _Level, loss: Tensor, learnt: tuple[Learnt, Learnt], step: int, rate: float) -> None:
     config = level.config
     gradients = torch.autograd.grad(loss, [item.values for item in learnt])
     rates = (config.learning_rate_voxels * spacing(level.resolution), config.learning_rate_colour)
     for item, gradient, size in zip(learnt, gradients, rates, strict=True):
-        _descend(item, gradient, size * rate, step + 1)
+        _descend(item, gradient, size * rate, step + 1, config.damping)
 
 
-def _loss(config: FitConfig, band: Band, batch: _Batch, learnt: tuple[_Learnt, _Learnt], inv_std: float) -> Float[Tensor, ""]:
+def _loss(config: FitConfig, band: Band, batch: _Batch, learnt: tuple[Learnt, Learnt], inv_std: float) -> Float[Tensor, ""]:
     distances, colours = (item.values.requires_grad_() for item in learnt)
     gradients = band.gradients(distances)
     normals = F.normalize(gradients, dim=-1, eps=1e-4)
@@ -290,8 +314,8 @@ def _loss(config: FitConfig, band: Band, batch: _Batch, learnt: tuple[_Learnt, _
     )
 
 
-def _descend(item: _Learnt, gradient: Tensor, rate: float, step: int) -> None:
-    """One step of Adam.
+def _descend(item: Learnt, gradient: Tensor, rate: float, step: int, damping: float) -> None:
+    """One step of Adam; damped, values that hardly matter to the loss move less than the others instead of just as far.
 
     Source: Kingma and Ba, Adam, 2015.
     """
@@ -300,4 +324,5 @@ def _descend(item: _Learnt, gradient: Tensor, rate: float, step: int) -> None:
     item.first.lerp_(gradient, 1 - slow)
     item.second.lerp_(gradient.square(), 1 - slower)
     scale = (item.second / (1 - slower**step)).sqrt().add_(1e-10)
+    scale += damping * scale.mean()
     item.values.addcdiv_(item.first, scale, value=-rate / (1 - slow**step))

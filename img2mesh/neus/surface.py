@@ -13,6 +13,8 @@ from img2mesh.neus.rendering import sample_weights
 from img2mesh.neus.sampling import Samples, march
 
 _DEPTH_STEP_VOXELS = 0.5
+# No object in a frame with a margin fills this share of the cube.
+_EXPLODED = 0.9
 # Gradients for the confidence are differences over this share of a voxel on either side.
 _PROBE_VOXELS = 0.5
 
@@ -42,12 +44,12 @@ class Surface:
         """The surface itself.
 
         Raises:
-            NumericalError: It has values that are not finite, is empty, or fills the whole cube.
+            NumericalError: It has values that are not finite, is empty, or has exploded until it fills the cube.
         """
         if not bool(torch.isfinite(self.sdf).all()):
             raise NumericalError("expected a finite signed distance, found values that are not: try another seed")
         inside = float((self.sdf < 0).float().mean())
-        if inside in (0.0, 1.0):
+        if not 0 < inside < _EXPLODED:
             raise NumericalError(f"expected a surface within [-1, 1]^3, found {inside:.0%} of it inside: try another seed")
         return self
 

@@ -166,3 +166,26 @@ def test_windows_keep_rays_where_they_were(tmp_path: Path) -> None:
         assert views.alpha[view, y, x] == 1
         whole = np.asarray(Image.open(tmp_path / "views" / row["image"]))[..., 3] > 0
         assert views.alpha[view].sum().item() == pytest.approx(whole.sum())
+
+
+def test_a_fit_without_a_surface_is_tried_again_with_the_next_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from img2mesh.errors import NumericalError
+    from img2mesh.neus.surface import Surface
+
+    tried: list[int] = []
+
+    def failing_once(views: Any, config: Any, *, seed: int, keep: Path) -> Surface:
+        tried.append(seed)
+        if seed == 3:
+            raise NumericalError("it exploded")
+        line = torch.linspace(-1, 1, 24)
+        z, y, x = torch.meshgrid(line, line, line, indexing="ij")
+        return Surface(sdf=(x.square() + y.square() + z.square()).sqrt() - 0.6, inv_std=40.0)
+
+    monkeypatch.setattr("flows.views.fit", failing_once)
+    write_views(tmp_path / "views", "perspective", count=3)
+    arguments = ["reconstruct", str(tmp_path / "views"), "--out", str(tmp_path / "out"), "--seed", "3", "--formats", "glb"]
+    result = CliRunner().invoke(app, [*arguments, "--faces", "500", "--texture", "64"])
+    assert result.exit_code == 0, result.output
+    assert tried == [3, 4]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["retries"] == ["seed 3: it exploded"]

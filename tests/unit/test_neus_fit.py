@@ -1,6 +1,7 @@
 """Fits to a sphere that is known everywhere, with honest and with corrupted views."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from img2mesh.geometry.cameras import orbit
 from img2mesh.geometry.views import Views
 from img2mesh.neus.config import FitConfig
 from img2mesh.neus.fit import fit
+from img2mesh.neus.progress import Progress, Record
 from img2mesh.neus.surface import Surface
 
 SIZE = 48
@@ -84,3 +86,42 @@ def test_values_that_are_not_finite_are_an_error() -> None:
 def test_a_level_without_steps_is_an_error() -> None:
     with pytest.raises(InputError, match="max_steps"):
         fit(sphere_views(), QUICK.model_copy(update={"max_steps": (10,)}), seed=0)
+
+
+def test_a_fit_that_was_interrupted_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = QUICK.model_copy(update={"resolutions": (20, 28), "max_steps": (20, 20), "steps_per_band": 10})
+    whole = fit(sphere_views(), config, seed=3).sdf
+    keep, written = tmp_path / "fit.safetensors", Record.write
+
+    def killed_after(bands: int) -> None:
+        def write(record: Record, progress: Progress, generator: torch.Generator) -> None:
+            written(record, progress, generator)
+            if (progress.level, progress.done) == (bands // 2, 10 * (1 + bands % 2)):
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Record, "write", write)
+        with pytest.raises(KeyboardInterrupt):
+            fit(sphere_views(), config, seed=3, keep=keep)
+
+    killed_after(0)
+    killed_after(2)
+    monkeypatch.setattr(Record, "write", written)
+    assert torch.equal(fit(sphere_views(), config, seed=3, keep=keep).sdf, whole)
+    assert not keep.exists()
+
+
+def test_the_progress_of_another_fit_is_left_aside(tmp_path: Path) -> None:
+    keep = tmp_path / "fit.safetensors"
+    keep.write_bytes(b"no progress")
+    short = QUICK.model_copy(update={"resolutions": (20,), "max_steps": (10,)})
+    assert torch.equal(fit(sphere_views(), short, seed=3, keep=keep).sdf, fit(sphere_views(), short, seed=3).sdf)
+
+
+def test_a_level_ends_when_the_loss_no_longer_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    monkeypatch.setattr(Record, "write", lambda record, progress, generator: done.append(progress.done))
+    config = QUICK.model_copy(
+        update={"resolutions": (24,), "max_steps": (10_000,), "steps_per_band": 20, "sharpness": (4.0, 4.0)}
+    )
+    fit(sphere_views(), config, seed=0)
+    assert done[-1] < 1000

@@ -1,0 +1,114 @@
+"""Carving against a solid with a hollow that no outline shows."""
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from img2mesh.data.objects import TexturedObject
+from img2mesh.data.render import render_views
+from img2mesh.geometry.cameras import orbit
+from img2mesh.geometry.views import Views
+from img2mesh.neus.carving import carved
+from img2mesh.neus.grid import corner_points
+from img2mesh.neus.hull import build_hull
+
+SIDE = 64
+# A seat in blocks: the space between the arms is open to the front and above, but the arms hide it from the sides.
+BLOCKS = {
+    "base": ((-0.7, -0.6, -0.5), (0.7, -0.2, 0.5), (120, 80, 60)),
+    "back": ((-0.7, -0.2, -0.5), (0.7, 0.6, -0.25), (60, 120, 80)),
+    "left arm": ((-0.7, -0.2, -0.25), (-0.45, 0.3, 0.5), (80, 60, 140)),
+    "right arm": ((0.45, -0.2, -0.25), (0.7, 0.3, 0.5), (150, 150, 40)),
+}
+
+
+def seat() -> TexturedObject:
+    parts, materials, texels = [], [], []
+    for number, (low, high, colour) in enumerate(BLOCKS.values()):
+        box = trimesh.creation.box(bounds=[low, high])
+        parts.append(box)
+        materials.append(np.full(len(box.faces), number, dtype=np.int32))
+        texels.append(np.array((*colour, 255), dtype=np.uint8).reshape(1, 1, 4))
+    mesh = trimesh.util.concatenate(parts)
+    return TexturedObject(
+        vertices=np.asarray(mesh.vertices, dtype=np.float32),
+        faces=np.asarray(mesh.faces, dtype=np.int32),
+        uv=np.zeros((len(mesh.faces), 3, 2), dtype=np.float32),
+        material=np.concatenate(materials),
+        textures=tuple(texels),
+    )
+
+
+def views_of(obj: TexturedObject) -> Views:
+    rendered = render_views(obj, orbit(size_px=SIDE))
+    rgba = torch.from_numpy(rendered.rgba).float().movedim(-1, 1) / 255
+    alpha = rgba[:, 3]
+    return Views(
+        cameras=rendered.cameras,
+        rgb=rgba[:, :3] * alpha[:, None] + 1 - alpha[:, None],
+        alpha=alpha,
+        normals=torch.from_numpy(rendered.normals).movedim(-1, 1),
+    )
+
+
+def true_solid() -> torch.Tensor:
+    points = corner_points(torch.arange(SIDE**3), SIDE)
+    inside = torch.zeros(SIDE**3, dtype=torch.bool)
+    for low, high, _ in BLOCKS.values():
+        inside |= ((points > torch.tensor(low)) & (points < torch.tensor(high))).all(-1)
+    return inside.reshape(SIDE, SIDE, SIDE)
+
+
+@pytest.fixture(scope="module")
+def views() -> Views:
+    return views_of(seat())
+
+
+@pytest.fixture(scope="module")
+def hull(views: Views) -> torch.Tensor:
+    return build_hull(views.cameras, views.alpha, slack_px=0.0).on_grid(SIDE)[0]
+
+
+def test_the_hollow_is_found_and_the_solid_stays(views: Views, hull: torch.Tensor) -> None:
+    truth = true_solid()
+    assert int(((hull < 0) & ~truth).sum()) > 0.15 * int(truth.sum())
+    solid = carved(views, hull) < 0
+    excess = int((solid & ~truth).sum()) / int(((hull < 0) & ~truth).sum())
+    assert excess < 0.35
+    assert int((truth & ~solid).sum()) < 0.03 * int(truth.sum())
+
+
+@pytest.mark.parametrize("fault", ["shifted", "wrong normals", "holes"])
+def test_one_bad_view_costs_little(views: Views, hull: torch.Tensor, fault: str) -> None:
+    rgb, alpha, normals = views.rgb.clone(), views.alpha.clone(), views.normals.clone()
+    if fault == "shifted":
+        rgb[1], alpha[1], normals[1] = (image.roll(1, dims=-1) for image in (rgb[1], alpha[1], normals[1]))
+    elif fault == "wrong normals":
+        normals[2] = torch.tensor([0.6, 0.0, 0.8])[:, None, None] * (alpha[2] > 0.5)
+    else:
+        alpha[5, 30:33, 28:31] = 0
+    bad = Views(cameras=views.cameras, rgb=rgb, alpha=alpha, normals=normals * (alpha > 0.5)[:, None])
+    truth = true_solid()
+    solid = carved(bad, hull) < 0
+    assert int((truth & ~solid).sum()) < 0.1 * int(truth.sum())
+
+
+def test_nothing_is_added(views: Views, hull: torch.Tensor) -> None:
+    assert bool((carved(views, hull) >= hull).all())
+
+
+def test_a_convex_object_keeps_its_hull() -> None:
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.6)
+    obj = TexturedObject(
+        vertices=np.asarray(ball.vertices, dtype=np.float32),
+        faces=np.asarray(ball.faces, dtype=np.int32),
+        uv=np.zeros((len(ball.faces), 3, 2), dtype=np.float32),
+        material=np.zeros(len(ball.faces), dtype=np.int32),
+        textures=(np.array((200, 100, 50, 255), dtype=np.uint8).reshape(1, 1, 4),),
+    )
+    views = views_of(obj)
+    start = build_hull(views.cameras, views.alpha, slack_px=0.0).on_grid(SIDE)[0]
+    radius = corner_points(torch.arange(SIDE**3), SIDE).norm(dim=-1).reshape(start.shape)
+    lost = (carved(views, start) >= 0) & (radius < 0.6 - 2 * 2 / SIDE)
+    assert int(lost.sum()) == 0
