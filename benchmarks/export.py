@@ -75,7 +75,7 @@ def main() -> None:
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{'all':<10} {time.perf_counter() - start:6.2f} s, peak {peak_mib:.0f} MiB")
     size_bytes = sum(map(len, files.values()))
-    print(f"{len(surface.faces)} -> {len(cleaned.mesh.faces)} faces by {cleaned.decimated_by}, {size_bytes} bytes")
+    print(f"{len(surface.faces)} -> {len(cleaned.mesh.faces)} faces by {cleaned.reduced_by}, {size_bytes} bytes")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     shown = Silhouette(camera=views.cameras[[0]], alpha=picture[..., 3])
     cleaned = clean(surface, faces=params.config.faces, speck_share=params.config.speck_share, picture=shown)
     textured = bake(unwrap(cleaned.mesh, params.config.texture_px), views, picture, params.config)
-    files = write_files(textured, params.formats, _provenance(inputs, cleaned.decimated_by))
+    files = write_files(textured, params.formats, _provenance(inputs, cleaned.reduced_by))
     names = [spec.name for spec in specs]
     files["preview.png"] = png(sheet(textured, views, picture, names, params.config.preview_px))
     return MeshAsset(
@@ -73,7 +73,7 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     )
 
 
-def _provenance(inputs: Surface, decimated_by: str) -> dict[str, str | bool]:
+def _provenance(inputs: Surface, reduced_by: str) -> dict[str, str | bool]:
     import img2mesh
 
     source = inputs.source.source.source.source.source
@@ -81,7 +81,7 @@ def _provenance(inputs: Surface, decimated_by: str) -> dict[str, str | bool]:
         "tool": f"img2mesh {img2mesh.__version__}",
         "inputName": source.name,
         "inputSha256": source.image.sha256,
-        "decimatedBy": decimated_by,
+        "reducedBy": reduced_by,
         "aiGenerated": True,
         "units": "scene units; the scene is the cube [-1, 1]^3, +Y up, the pictured side faces +Z",
     }

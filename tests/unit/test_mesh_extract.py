@@ -119,7 +119,7 @@ def test_a_speck_that_the_picture_shows_stays() -> None:
 def test_without_pymeshlab_open3d_decimates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     cleaned = clean(extract(ball(32, (0, 0, 0), 0.6)), faces=500, speck_share=0.01)
-    assert cleaned.decimated_by == "open3d"
+    assert cleaned.reduced_by == "open3d"
     assert len(cleaned.mesh.faces) <= 500
     assert defects(cleaned.mesh) == ()
 
@@ -127,7 +127,7 @@ def test_without_pymeshlab_open3d_decimates(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_small_mesh_is_left_alone() -> None:
     mesh = extract(ball(12, (0, 0, 0), 0.5))
     cleaned = clean(mesh, faces=10_000, speck_share=0.01)
-    assert cleaned.decimated_by == "none"
+    assert cleaned.reduced_by == "none"
     assert len(cleaned.mesh.faces) == len(mesh.faces)
 
 
