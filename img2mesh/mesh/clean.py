@@ -14,6 +14,9 @@ from img2mesh.mesh.topology import Ints, Mesh, compacted, component_volumes, def
 
 # A part that covers this share of the picture's foreground alone is no speck, however little its volume.
 SHOWN_SHARE = 0.0005
+# A part of no more than this share of the faces floats when its box is this far from the main one's, in that one's diagonals.
+FLOATING_SHARE = 0.02
+FLOATING_GAP = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,8 @@ def clean(
     if found:
         raise NumericalError(f"the mesh must be watertight and a 2-manifold, found {', '.join(found)}: try another seed")
     smaller, name = reduced(whole, faces) if remesh is None else remeshed(whole, faces)
-    return Cleaned(mesh=smaller, reduced_by=name)
+    # What was just large enough may have lost more than the rest.
+    return Cleaned(mesh=drop_floating(drop_specks(smaller, speck_share, picture)), reduced_by=name)
 
 
 def drop_specks(mesh: Mesh, share: float, picture: Silhouette | None = None) -> Mesh:
@@ -76,6 +80,21 @@ def drop_specks(mesh: Mesh, share: float, picture: Silhouette | None = None) -> 
         pixels = np.bincount(hit[bare & (hit >= 0)], minlength=len(volumes))
         keep |= candidates & (pixels >= SHOWN_SHARE * len(hit))
     return compacted(Mesh(vertices=mesh.vertices, faces=mesh.faces[keep[components]]))
+
+
+def drop_floating(mesh: Mesh) -> Mesh:
+    """The mesh without small components that lie apart from the one with most faces, box from box."""
+    components = face_components(mesh)
+    counts = np.bincount(components)
+    corners = np.repeat(components, 3)
+    low, high = np.full((len(counts), 3), np.inf), np.full((len(counts), 3), -np.inf)
+    np.minimum.at(low, corners, mesh.vertices[mesh.faces.reshape(-1)])
+    np.maximum.at(high, corners, mesh.vertices[mesh.faces.reshape(-1)])
+    main = int(counts.argmax())
+    gaps = np.linalg.norm(np.maximum(0.0, np.maximum(low - high[main], low[main] - high)), axis=1)
+    apart = gaps >= FLOATING_GAP * np.linalg.norm(high[main] - low[main])
+    floating = apart & (counts <= FLOATING_SHARE * len(mesh.faces))
+    return compacted(Mesh(vertices=mesh.vertices, faces=mesh.faces[~floating[components]]))
 
 
 def _components_on_rays(mesh: Mesh, components: Ints, chosen: npt.NDArray[np.bool_], picture: Silhouette) -> Ints:
