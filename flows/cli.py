@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from flows.submit import Report, Request
 
 _INTERRUPTED = 130
+
+
+class Remesh(str, Enum):
+    """Ways to make triangles even."""
+
+    ISOTROPIC = "isotropic"
 
 
 class _LazyGroup(TyperGroup):
@@ -58,6 +65,18 @@ StoreOption = Annotated[
     typer.Option("--store", metavar="URI", help="Where blobs and manifests are.", show_default="ASSETS/.store"),
 ]
 PresetOption = Annotated[str, typer.Option("--preset", help="compact, tiny or wonder3d; see `img2mesh presets`.")]
+FacesOption = Annotated[
+    int | None, typer.Option("--faces", min=100, max=2_000_000, help="Budget of triangles.", show_default="the preset's")
+]
+LodsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lods", metavar="LIST", help="Descending budgets, as 20000,5000,1000: mesh.*, mesh_lod1.*, mesh_lod2.*, ..."
+    ),
+]
+RemeshOption = Annotated[
+    Remesh | None, typer.Option("--remesh", help="Triangles of even size and shape; needs pymeshlab.", show_default="no")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 
 
@@ -109,6 +128,9 @@ def submit(
     formats: Annotated[
         str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
     ] = "glb,obj",
+    faces: FacesOption = None,
+    lods: LodsOption = None,
+    remesh: RemeshOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
     isolate: Annotated[bool, typer.Option("--isolate", help="Run each stage in a process of its own: less memory.")] = False,
     as_json: JsonOption = False,
@@ -121,9 +143,10 @@ def submit(
     from flows.submit import Request
 
     request = Request.of(paths, assets=assets, store=store, name=name, preset=preset, formats=split_formats(formats), seed=seed)
+    meshing = mesh_options(faces, lods, remesh)
     try:
         with _quiet_stdout():
-            report = _run(request, isolate=isolate)
+            report = _run(request, meshing, isolate=isolate)
     except Img2MeshError as error:
         if as_json:
             _print_json({"kind": "error/v1", "error": type(error).__name__, "reason": str(error), "exit_code": error.exit_code})
@@ -140,14 +163,16 @@ def submit(
     raise typer.Exit(report.exit_code)
 
 
-def _run(request: "Request", *, isolate: bool) -> "Report":
+def _run(request: "Request", meshing: dict[str, Any], *, isolate: bool) -> "Report":
     from flows.launch import in_process, in_subprocess
     from flows.reconstruct import stages_of
     from flows.report import Progress
     from flows.submit import submit as run_batch
     from img2mesh import presets
 
-    pipeline = stages_of(presets.get(request.preset), seed=request.seed, formats=request.formats)
+    preset = presets.get(request.preset)
+    preset = preset.model_copy(update={"export_mesh": preset.export_mesh.model_copy(update=meshing)})
+    pipeline = stages_of(preset, seed=request.seed, formats=request.formats)
     with Progress([stage.name for stage, _ in pipeline], _console(stderr=True)) as progress:
         launch = in_subprocess if isolate else in_process
         return run_batch(request, pipeline, listen=progress, expect=progress.expect, launch=launch)
@@ -163,7 +188,9 @@ def reconstruct(
     formats: Annotated[
         str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
     ] = "glb,obj",
-    faces: Annotated[int, typer.Option(min=100, max=2_000_000, help="Budget of triangles.")] = 20_000,
+    faces: FacesOption = None,
+    lods: LodsOption = None,
+    remesh: RemeshOption = None,
     texture_px: Annotated[int, typer.Option("--texture", min=64, max=8192, help="Side of the texture, pixels.")] = 1024,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
     as_json: JsonOption = False,
@@ -171,9 +198,11 @@ def reconstruct(
     """Turn 3 to 64 posed pictures of one object into a textured mesh, at their own scale and place."""
     from flows.views import reconstruct as run
     from flows.views import write
+    from img2mesh.mesh.config import ExportConfig
 
     console = _console(stderr=True)
-    done = run(views, formats=split_formats(formats), faces=faces, texture_px=texture_px, seed=seed, tell=console.print)
+    config = ExportConfig(texture_px=texture_px, **mesh_options(faces, lods, remesh))
+    done = run(views, formats=split_formats(formats), config=config, seed=seed, tell=console.print)
     write(done.files, out)
     if as_json:
         _print_json(json.loads(done.files["report.json"]))
@@ -184,6 +213,26 @@ def reconstruct(
 def split_formats(text: str) -> list[str]:
     """`glb, OBJ` as `["glb", "obj"]`: sorted, each once, always with glb, so that equal wishes have equal keys."""
     return sorted({"glb", *(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())})
+
+
+def mesh_options(faces: int | None, lods: str | None, remesh: Remesh | None) -> dict[str, Any]:
+    """The fields of the export's configuration that these options set; the first of the `lods` is the mesh itself.
+
+    Raises:
+        InputError: The budgets are no descending numbers of at least 4, or contradict `faces`.
+    """
+    chosen: dict[str, Any] = {} if faces is None else {"faces": faces}
+    if lods is not None:
+        parts = [part.strip() for part in lods.split(",")]
+        budgets = [int(part) for part in parts if part.isdecimal()]
+        if len(budgets) < len(parts) or budgets != sorted(set(budgets), reverse=True) or not 4 <= budgets[-1] <= 2_000_000:
+            raise InputError(f"--lods must be descending numbers of triangles, as 20000,5000,1000; found {lods!r}")
+        if faces not in (None, budgets[0]):
+            raise InputError(
+                f"--faces {faces} and --lods {lods} contradict one another: the first of the lods is the mesh itself"
+            )
+        chosen |= {"faces": max(100, budgets[0]), "lods": tuple(budgets[1:])}
+    return chosen | ({} if remesh is None else {"remesh": remesh.value})
 
 
 @app.command()

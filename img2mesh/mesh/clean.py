@@ -1,5 +1,6 @@
 """Repair and decimation: what leaves here is a sound mesh, or an error names its defect."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +62,19 @@ def clean(
     smaller, name = reduced(whole, faces) if remesh is None else remeshed(whole, faces)
     # What was just large enough may have lost more than the rest.
     return Cleaned(mesh=drop_floating(drop_specks(smaller, speck_share, picture)), reduced_by=name)
+
+
+def levels(cleaned: Cleaned, budgets: Sequence[int]) -> dict[str, Mesh]:
+    """The mesh and ever coarser ones by the stem of their files' names: "mesh", "mesh_lod1", "mesh_lod2", ...
+
+    Args:
+        budgets: Of triangles, descending; as for `clean`.
+    """
+    meshes = {"mesh": cleaned.mesh}
+    for level, budget in enumerate(budgets, start=1):
+        coarser, _ = reduced(list(meshes.values())[-1], budget)
+        meshes[f"mesh_lod{level}"] = drop_floating(coarser)
+    return meshes
 
 
 def drop_specks(mesh: Mesh, share: float, picture: Silhouette | None = None) -> Mesh:
