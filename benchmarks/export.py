@@ -26,10 +26,10 @@ from img2mesh.mesh.config import ExportConfig
 from img2mesh.mesh.export import FORMATS, write_files
 from img2mesh.mesh.extract import extract
 from img2mesh.mesh.intersections import intersecting_faces
-from img2mesh.mesh.render import render
-from img2mesh.mesh.texture import bake
-from img2mesh.mesh.topology import Mesh, defects, face_components, weld
-from img2mesh.mesh.uv import unwrap
+from img2mesh.mesh.render import bilinear, render
+from img2mesh.mesh.texture import bake, source_of_vertices
+from img2mesh.mesh.topology import Mesh, defects, face_components
+from img2mesh.mesh.uv import TexturedMesh, unwrap
 from img2mesh.metrics.image import silhouette_iou
 from img2mesh.neus.grid import corner_points, spacing
 from img2mesh.neus.hull import build_hull
@@ -115,6 +115,7 @@ class Clock:
     started: tuple[float, float] = (0.0, 0.0)
 
     def lap(self, name: str = "") -> None:
+        """End the step of this name."""
         now = (time.process_time(), time.perf_counter())
         if name:
             self.cpu[name], self.wall[name] = (round(b - a, 3) for a, b in zip(self.started, now, strict=True))
@@ -143,15 +144,16 @@ def exported(case: Case, config: ExportConfig, out: Path) -> dict[str, object]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    alphas = [torch.from_numpy(render(mesh, camera, supersample=1).alpha[0]) for mesh in (textured,)]
+    alpha = torch.from_numpy(render(textured, camera, supersample=1).alpha[0])
     return {
         "name": case.name,
         "extracted_faces": len(surface.faces),
         "faces": len(cleaned.mesh.faces),
-        "front_iou": round(silhouette_iou(alphas[0], case.views.alpha[0]), 4),
+        "front_iou": round(silhouette_iou(alpha, case.views.alpha[0]), 4),
         "cpu_s": clock.cpu,
         "wall_s": clock.wall,
         **soundness(cleaned.mesh, config, shown),
+        **seams(textured, case.views, picture, config),
         "rss_mib": rss_mib(),
     }
 
@@ -175,6 +177,26 @@ def soundness(mesh: Mesh, config: ExportConfig, shown: Silhouette) -> dict[str, 
         "components": int(face_components(mesh).max() + 1),
         "specks": int((face_components(mesh).max()) - face_components(drop_specks(mesh, config.speck_share, shown)).max()),
     }
+
+
+def seams(textured: TexturedMesh, views: Views, picture: np.ndarray, config: ExportConfig) -> dict[str, float]:
+    """Mean difference of colour, of 255, along edges whose ends are coloured by two views, by one, and by nobody and some view.
+
+    A seam is visible as far as the first exceeds the second.
+    """
+    mesh = textured.mesh
+    sources = source_of_vertices(mesh, views, picture, config)
+    colours = bilinear(textured.texture, mesh.uv)
+    edges = np.unique(np.sort(mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1), axis=0)
+    jumps = np.abs(colours[edges[:, 0]] - colours[edges[:, 1]]).mean(axis=1)
+    one, other = sources[edges].T
+    seen = (one >= 0) & (other >= 0)
+    groups = {
+        "two_views": seen & (one != other),
+        "one_view": seen & (one == other),
+        "rim_of_the_unseen": (one < 0) != (other < 0),
+    }
+    return {f"jump_{name}": round(float(jumps[chosen].mean()), 2) for name, chosen in groups.items() if chosen.any()}
 
 
 def rss_mib() -> float:

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 
 
-class Remesh(str, Enum):
+class Remesh(StrEnum):
     """Ways to make triangles even."""
 
     ISOTROPIC = "isotropic"

@@ -17,8 +17,8 @@ Faces = npt.NDArray[np.bool_]
 # From a mesh, a budget and the faces that may change to another mesh, perhaps an unsound one.
 Step = Callable[[Mesh, int, Faces], Mesh]
 
-# No step leaves less than this share of the faces: what has to be undone is then little, and fine.
-_STEP_SHARE = 0.4
+# A step leaves these shares of the faces, the second where the first folds: what has to be undone is then little, and fine.
+_STEP_SHARES = (0.4, 0.7)
 _ROUNDS = 5
 _LEAST_GAIN = 0.9
 # Around a face that is wrong, everything within this share of its size stays as it was; twice as far in each next round.
@@ -81,7 +81,8 @@ def faults(mesh: Mesh) -> tuple[str, ...]:
 
 def _in_steps(mesh: Mesh, faces: int, step: Step) -> Mesh:
     while len(mesh.faces) > faces:
-        smaller = _without_folds(mesh, max(faces, int(_STEP_SHARE * len(mesh.faces))), step)
+        budgets = dict.fromkeys(max(faces, int(share * len(mesh.faces))) for share in _STEP_SHARES)
+        smaller = next((result for budget in budgets if (result := _without_folds(mesh, budget, step))), None)
         if smaller is None:
             break
         mesh = smaller

@@ -40,6 +40,8 @@ _FADE_STEPS = 4
 STEP = 0.03
 # Of the mean colour on unseen vertices, against one neighbour.
 PULL = 1e-6
+# The same of no correction, beside the picture: it fades over some twenty edges.
+FORGETTING = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,17 +98,21 @@ def bake(
     colours, weights = _blend_views(texels, scene, views, blended, config)
     certainty = _smooth_step(weights / SURE)
     if picture is not None:
-        colours, share = _with_picture(texels, scene, (colours, weights), views.cameras[[0]], picture, config)
+        colours, share = _with_picture(
+            mesh, texels, scene, (colours, weights), views.cameras[[0]], picture=picture, config=config
+        )
         certainty = np.maximum(certainty, share)
     filled = _fill_holes(mesh, texels, colours, certainty)
     return TexturedMesh(mesh=mesh, texture=_padded(texels.places, filled, config.texture_px, config.padding_px))
 
 
 def _with_picture(
+    mesh: UnwrappedMesh,
     texels: _Texels,
     scene: Any,
     blend: tuple[Floats, Floats],
     camera: Cameras,
+    *,
     picture: UInt8[np.ndarray, "height width 4"],
     config: ExportConfig,
 ) -> tuple[Floats, Floats]:
@@ -117,12 +123,20 @@ def _with_picture(
         camera.resized(picture.shape[1], picture.shape[0]),
         picture[..., :3].astype(np.float32) / 255,
         picture[..., 3].astype(np.float32) / 255,
+        coverage=0.5,
     )
     seen, cosine, inside = _see(texels, scene, front)
     low, high = config.front_cosines
     overlap = np.where((cosine > high) & (inside > 1), weights, 0.0)
-    colours = compensated(generated, seen, overlap) if config.compensate else generated
     share = _smooth_step((cosine - low) / (high - low)) * (inside > 0)
+    colours = generated
+    if config.compensate:
+        colours = compensated(generated, seen, overlap)
+        # What is left of the difference is shared out along the border, and forgotten further on.
+        belief = share * (share > 0.5) * (weights > SURE)
+        if belief.any():
+            left = _spread_over(mesh, texels, seen - colours, belief, FORGETTING, np.zeros(3))
+            colours = np.clip(colours + left, 0, 1)
     return share[:, None] * seen + (1 - share[:, None]) * colours, share
 
 
@@ -151,7 +165,9 @@ def _blend_views(
         alpha = views.alpha[index].numpy()
         over_white = views.rgb[index].movedim(0, -1).numpy()
         straight = (over_white - (1 - alpha[..., None])) / np.maximum(alpha[..., None], OPAQUE)
-        seen, cosine, inside = _see(texels, scene, _picture(scene, views.cameras[[index]], np.clip(straight, 0, 1), alpha))
+        # Generated outlines are soft: the paper shines through wherever they are not opaque.
+        view = _picture(scene, views.cameras[[index]], np.clip(straight, 0, 1), alpha, coverage=OPAQUE)
+        seen, cosine, inside = _see(texels, scene, view)
         weight = cosine**config.angle_power * _smooth_step(inside / max(config.mask_erosion_px, 1e-6))
         total += weight
         colours += weight[:, None] * seen
@@ -180,13 +196,19 @@ def compensated(generated: Floats, seen: Floats, overlap: Floats) -> Floats:
 
 
 def _picture(
-    scene: Any, camera: Cameras, straight: Float[np.ndarray, "height width 3"], alpha: Float[np.ndarray, "height width"]
+    scene: Any,
+    camera: Cameras,
+    straight: Float[np.ndarray, "height width 3"],
+    alpha: Float[np.ndarray, "height width"],
+    *,
+    coverage: float,
 ) -> _Picture:
+    """The posed picture whose silhouette is where it covers more than this of a pixel."""
     opaque = alpha > OPAQUE
     if not opaque.any():
         opaque = alpha >= alpha.max()
     nearest = distance_transform_edt(~opaque, return_distances=False, return_indices=True)
-    inside = distance_transform_edt(np.pad(alpha > 0.5, 1))[1:-1, 1:-1]
+    inside = distance_transform_edt(np.pad(alpha > coverage, 1))[1:-1, 1:-1]
     return _Picture(
         camera=camera,
         rgb=straight[tuple(nearest)],
@@ -266,18 +288,30 @@ def _fill_holes(mesh: UnwrappedMesh, texels: _Texels, colours: Floats, certainty
     """
     if (certainty >= 1).all() or not (certainty > 0).any():
         return np.where(certainty[:, None] > 0, colours, 0.5)
+    believed = certainty * (certainty >= min(0.5, certainty.max()))
+    filled = _spread_over(mesh, texels, colours, believed, PULL, colours[believed > 0].mean(axis=0))
+    mixed: Floats = certainty[:, None] * colours + (1 - certainty[:, None]) * filled
+    return mixed
+
+
+def _spread_over(mesh: UnwrappedMesh, texels: _Texels, values: Floats, belief: Floats, pull: float, rest: Floats) -> Floats:
+    """Smooth values [texel, channel] that are those of the believed texels where there are any.
+
+    Args:
+        belief: [texel], 0 for what is not to be looked at.
+        pull: Towards `rest`, against one neighbour: how soon values that nothing is known of come to it.
+        rest: [channel].
+    """
     vertex = np.unique(np.round(mesh.vertices / WELD_DISTANCE), axis=0, return_inverse=True)[1].reshape(-1)
     corners = vertex[texels.corners]
     shares = np.stack([1 - texels.shares.sum(axis=1), *texels.shares.T], axis=1)
-    believed = shares * (certainty * (certainty >= min(0.5, certainty.max())))[:, None]
-    sums = [_spread(corners, believed * values) for values in (1.0, *colours.T[..., None])]
+    believed = shares * belief[:, None]
+    sums = [_sums(corners, believed * channel) for channel in (1.0, *values.T[..., None])]
     weights, *channels = (np.pad(total, (0, int(vertex.max()) + 1 - len(total))) for total in sums)
     sources = np.stack(channels, axis=1) / np.maximum(weights, 1e-12)[:, None]
     known = weights > min(SMALLEST_SHARE, float(weights.max()) / 2)
-    spread = _harmonic(vertex[mesh.faces], sources, known)
-    filled = np.einsum("pc,pck->pk", shares, spread[corners])
-    mixed: Floats = certainty[:, None] * colours + (1 - certainty[:, None]) * filled
-    return mixed
+    result: Floats = np.einsum("pc,pck->pk", shares, _harmonic(vertex[mesh.faces], sources, known, pull, rest)[corners])
+    return result
 
 
 def source_of_vertices(
@@ -295,24 +329,24 @@ def source_of_vertices(
     scene = ray_scene(mesh.vertices, mesh.faces)
     weights = np.stack([_blend_views(points, scene, views, [index], config)[1] for index in range(1, len(views))], axis=1)
     nothing = (np.zeros((count, 3)), np.zeros(count))
-    share = _with_picture(points, scene, nothing, views.cameras[[0]], picture, config)[1]
+    share = _with_picture(mesh, points, scene, nothing, views.cameras[[0]], picture=picture, config=config)[1]
     return np.where(share > 0.5, 0, np.where(weights.max(axis=1) > SURE, weights.argmax(axis=1) + 1, -1))
 
 
-def _spread(corners: npt.NDArray[np.int64], values: Floats) -> Floats:
+def _sums(corners: npt.NDArray[np.int64], values: Floats) -> Floats:
     return np.bincount(corners.reshape(-1), values.reshape(-1)).astype(np.float64)
 
 
-def _harmonic(faces: npt.NDArray[np.int64], values: Floats, known: npt.NDArray[np.bool_]) -> Floats:
-    """Values [vertex, channel] in which each unknown one is the mean of its neighbours."""
+def _harmonic(faces: npt.NDArray[np.int64], values: Floats, known: npt.NDArray[np.bool_], pull: float, rest: Floats) -> Floats:
+    """Values [vertex, channel] in which each unknown one is the mean of its neighbours, and a little of `rest`."""
     if known.all():
         return values
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     count = len(values)
     adjacency = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count)).tocsr()
-    # A slight pull to the mean colour settles components that nobody sees.
-    system = (diags_array(adjacency.sum(axis=1) + PULL) - adjacency).tocsr()[~known]
-    target = PULL * values[known].mean(axis=0) - system[:, known] @ values[known]
+    # The pull also settles components of which nothing is known.
+    system = (diags_array(adjacency.sum(axis=1) + pull) - adjacency).tocsr()[~known]
+    target = pull * rest - system[:, known] @ values[known]
     result = values.copy()
     result[~known] = splu(system[:, ~known].tocsc()).solve(target)
     return result
