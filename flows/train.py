@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from img2mesh.errors import InputError
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -39,13 +41,24 @@ def multiview(views: Views, vae: Vae, out: Out = Path("runs/multiview"), steps: 
 
 
 @app.command()
-def decoder(views: Views, vae: Vae, out: Out = Path("runs/decoder"), steps: Steps = 500, seed: Seed = 0) -> None:
+def decoder(
+    views: Views,
+    vae: Vae,
+    out: Out = Path("runs/decoder"),
+    steps: Steps = 500,
+    seed: Seed = 0,
+    variant: Annotated[
+        str, typer.Option(help="The decoder itself (ours), or a row of the ablation: docs/evaluation.md.")
+    ] = "ours",
+) -> None:
     """Train the depth-guided decoder around the autoencoder's own."""
-    from img2mesh.training.decoder import DecoderConfig, train_decoder
+    from img2mesh.training.decoder import VARIANTS, DecoderConfig, train_decoder
     from img2mesh.training.loop import LoopConfig
 
+    if variant not in VARIANTS:
+        raise InputError(f"unknown --variant {variant!r}: choose of {', '.join(VARIANTS)}")
     loop = LoopConfig(steps=steps, seed=seed)
-    _finish(train_decoder(views, vae, out, DecoderConfig(loop=loop), device=_device()))
+    _finish(train_decoder(views, vae, out, DecoderConfig(loop=loop, **VARIANTS[variant]), device=_device()))
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """The depth-guided decoder: SVD's temporal decoder, told the front picture, its views exchanging features where they meet."""
 
+import copy
 import functools
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from img2mesh.geometry.cameras import Cameras
+from img2mesh.geometry.cameras import Cameras, project
 from img2mesh.geometry.depth import pool_depth
 from img2mesh.geometry.views import Views
 from img2mesh.models.attention import DepthTruncatedEpipolarAttention, zero
@@ -24,6 +25,11 @@ class DepthGuidedDecoder(nn.Module):
     The front picture enters view 0 alone, at each resolution by space-to-depth; the attention carries it to the other views.
     All new layers start at zero: the untrained decoder is the temporal decoder it is built around.
 
+    Args:
+        config: Shape of the autoencoder's decoder; `num_views`; the attention's `radius`, `head_dim` and `samples`, one number
+            an up-block, 0 for none there. For ablations: `epipolar` "full" spreads the samples over the whole ray whatever the
+            depth, `front` False leaves the condition out, `alone` True decodes each view by itself in the temporal layers too.
+
     Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024.
     """
 
@@ -31,19 +37,25 @@ class DepthGuidedDecoder(nn.Module):
         super().__init__()
         channels, groups = config["block_out_channels"], config["norm_num_groups"]
         self.decoder: Any = _temporal_decoder(config)
+        self.whole_rays = config.get("epipolar") == "full"
+        self.alone = config.get("alone", False)
         self.scales = [2 ** (len(channels) - 1 - level) for level in range(len(channels))]
-        levels = list(zip(reversed(channels), self.scales, config["samples"], strict=True))
-        self.fronts = nn.ModuleList(FrontCondition(config["out_channels"], width, scale) for width, scale, _ in levels)
-        self.attentions = nn.ModuleList(
-            DepthTruncatedEpipolarAttention(
-                width,
-                views=config["num_views"],
-                samples=samples,
-                radius=config["radius"],
-                heads=max(1, width // config["head_dim"]),
-                groups=groups,
-            )
-            for width, _, samples in levels
+        widths = list(reversed(channels))
+        told = zip(widths, self.scales, strict=True) if config.get("front", True) else ()
+        self.fronts = nn.ModuleList(FrontCondition(config["out_channels"], width, scale) for width, scale in told)
+        self.attentions = nn.ModuleDict(
+            {
+                str(level): DepthTruncatedEpipolarAttention(
+                    widths[level],
+                    views=config["num_views"],
+                    samples=samples,
+                    radius=config["radius"],
+                    heads=max(1, widths[level] // config["head_dim"]),
+                    groups=groups,
+                )
+                for level, samples in enumerate(config["samples"])
+                if samples
+            }
         )
 
     def forward(
@@ -63,20 +75,37 @@ class DepthGuidedDecoder(nn.Module):
             cameras: Of the full-size pictures.
             generator: Draws the points within their strata in training.
         """
-        single = latents.new_zeros(1, len(latents))
-        hidden = self.decoder.mid_block(self.decoder.conv_in(latents), image_only_indicator=single)
-        for block, condition, attention, scale in zip(
-            self.decoder.up_blocks, self.fronts, self.attentions, self.scales, strict=True
-        ):
+        # The temporal layers take this for [sequence, frame].
+        sequences = latents.new_zeros((len(latents), 1) if self.alone else (1, len(latents)))
+        if self.whole_rays:
+            depth = _through_the_centre(cameras)
+        hidden = self.decoder.mid_block(self.decoder.conv_in(latents), image_only_indicator=sequences)
+        for level, (block, scale) in enumerate(zip(self.decoder.up_blocks, self.scales, strict=True)):
             for resnet in block.resnets:
-                hidden = resnet(hidden, image_only_indicator=single)
-            hidden = condition(hidden, front)
-            smaller = cameras.resized(cameras.width_px // scale, cameras.height_px // scale)
-            hidden = attention(hidden, pool_depth(depth, scale), smaller, generator)
+                hidden = resnet(hidden, image_only_indicator=sequences)
+            if len(self.fronts):
+                hidden = self.fronts[level](hidden, front)
+            if str(level) in self.attentions:
+                smaller = cameras.resized(cameras.width_px // scale, cameras.height_px // scale)
+                hidden = self.attentions[str(level)](hidden, pool_depth(depth, scale), smaller, generator)
             for upsampler in block.upsamplers or ():
                 hidden = upsampler(hidden)
         output = self.decoder.conv_out(self.decoder.conv_act(self.decoder.conv_norm_out(hidden)))
-        return self.decoder.time_conv_out(output.movedim(0, 1)[None])[0].movedim(1, 0)
+        return self.decoder.time_conv_out(output.unflatten(0, sequences.shape).movedim(2, 1)).movedim(1, 2).flatten(0, 1)
+
+    def with_radius(self, radius: float) -> "DepthGuidedDecoder":
+        """The same network, asking points up to another distance from the surface, scene units."""
+        other = copy.deepcopy(self)
+        for attention in other.attentions.values():
+            cast("DepthTruncatedEpipolarAttention", attention).radius = radius
+        return other
+
+
+def _through_the_centre(cameras: Cameras) -> Float[Tensor, "view height width"]:
+    """Depth of the plane through the scene's centre, everywhere: around it, the points of a ray span the scene."""
+    place = cameras.focal_px.device
+    _, depth = project(cameras, torch.zeros(len(cameras), 1, 3, device=place))
+    return depth[:, :, None].expand(-1, cameras.height_px, cameras.width_px)
 
 
 class FrontCondition(nn.Module):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -31,6 +32,9 @@ class DecoderConfig:
     Attributes:
         samples: Points per ray in each up-block, coarsest first.
         radius: Half the sampled interval, scene units (half the frame is 1). The paper does not name its unit.
+        epipolar: "full" spreads the points over the whole ray, whatever the depth.
+        front: Whether the front picture is given.
+        alone: Whether each view is decoded by itself.
         depth_noise: Half widths of the structured noise, scene units, see `geometry.depth.add_structured_noise`.
         latent_noise: Standard deviation of noise on the latents, in units of theirs: generated latents are never exact.
     """
@@ -39,8 +43,23 @@ class DecoderConfig:
     samples: tuple[int, ...] = (7, 7, 7, 2)
     radius: float = 0.1
     head_dim: int = 32
+    epipolar: Literal["truncated", "full"] = "truncated"
+    front: bool = True
+    alone: bool = False
     depth_noise: tuple[float, ...] = (0.1, 0.1 / 3, 0.1 / 9, 0.1 / 9)
     latent_noise: float = 0.05
+
+
+# The rows of the paper's table 2: what each leaves out of the decoder, or changes in it. Along the whole ray there are as many
+# points as pixels, at the resolutions where that fits.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "plain": {"samples": (0, 0, 0, 0), "front": False, "alone": True},
+    "no-depth-noise": {"depth_noise": ()},
+    "independent-noise": {"depth_noise": (0.0, 0.0, 0.0, 0.1)},
+    "full-epipolar": {"epipolar": "full", "samples": (16, 32, 0, 0), "radius": 1.0},
+    "no-epipolar": {"samples": (0, 0, 0, 0)},
+}
 
 
 class _Task:
@@ -55,6 +74,9 @@ class _Task:
             "samples": config.samples,
             "radius": config.radius,
             "head_dim": config.head_dim,
+            "epipolar": config.epipolar,
+            "front": config.front,
+            "alone": config.alone,
         }
         torch.manual_seed(config.loop.seed)
         self.network = DepthGuidedDecoder(self.decoder_config).to(device)

@@ -76,6 +76,30 @@ def test_a_stage_s_own_blobs_are_those_outside_its_source(asset: MeshAsset) -> N
 
 
 @settings(max_examples=20, deadline=None)
+@given(assets())
+def test_the_last_manifest_holds_the_whole_lineage(asset: MeshAsset) -> None:
+    kinds, link = [], json.loads(canonical_json(asset))
+    while link is not None:
+        kinds.append(link["kind"])
+        link = link.get("source")
+    assert kinds == [
+        "mesh-asset/v1",
+        "surface/v1",
+        "aligned-views/v1",
+        "coarse-geometry/v1",
+        "multiview-latents/v1",
+        "prepared-image/v1",
+        "source-image/v1",
+    ]
+
+
+@given(blobs, st.text(max_size=70).filter(lambda digest: not set(digest) <= set("0123456789abcdef") or len(digest) != 64))
+def test_digests_are_64_hexadecimal_digits(blob: Blob, digest: str) -> None:
+    with pytest.raises(ValidationError):
+        Blob.model_validate({**blob.model_dump(), "sha256": digest})
+
+
+@settings(max_examples=20, deadline=None)
 @given(prepared, text.filter(lambda name: name not in PreparedImage.model_fields))
 def test_manifests_are_closed(manifest: PreparedImage, name: str) -> None:
     with pytest.raises(ValidationError):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,10 +25,16 @@ VAE = {
 SHARED = ("out_channels", "latent_channels", "block_out_channels", "layers_per_block", "norm_num_groups")
 
 
-def pair() -> tuple[torch.nn.Module, DepthGuidedDecoder]:
+def pair(**changes: Any) -> tuple[torch.nn.Module, DepthGuidedDecoder]:
     torch.manual_seed(0)
     vae = from_config(VAE).eval()
-    config = {key: VAE[key] for key in SHARED} | {"num_views": 6, "samples": [7, 7, 7, 2], "radius": 0.1, "head_dim": 32}
+    config = {key: VAE[key] for key in SHARED} | {
+        "num_views": 6,
+        "samples": [7, 7, 7, 2],
+        "radius": 0.1,
+        "head_dim": 32,
+        **changes,
+    }
     network = DepthGuidedDecoder(config).eval()
     inherit(network, vae.state_dict())
     return vae, network
@@ -43,7 +50,7 @@ def test_untrained_it_is_the_plain_decoder() -> None:
 
 def test_the_front_picture_reaches_other_views_through_depth_alone() -> None:
     _, network = pair()
-    for module in (*network.fronts, *network.attentions):
+    for module in (*network.fronts, *network.attentions.values()):
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
     latents, depth = torch.randn(6, 4, 4, 4), torch.full((6, 32, 32), 2.0)
@@ -53,6 +60,52 @@ def test_the_front_picture_reaches_other_views_through_depth_alone() -> None:
         untold = [network(latents, picture, depth * 0, orbit(size_px=32)) for picture in pictures]
     assert not torch.allclose(told[0][2], told[1][2], atol=1e-3)
     assert torch.allclose(untold[0][2], untold[1][2], atol=1e-6)
+
+
+def shaken(**changes: Any) -> DepthGuidedDecoder:
+    """A decoder whose new and temporal layers all do something."""
+    _, network = pair(**changes)
+    for name, parameter in network.named_parameters():
+        if "temporal" in name or "time_conv" in name or "mix_factor" in name or not name.startswith("decoder."):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+@torch.no_grad()
+def changed_views(
+    network: DepthGuidedDecoder, *, latent: int | None = None, depth: float = 2.0, front: float = 0.0
+) -> list[int]:
+    """The views that are another picture after a change of one view's latent, of the depth or of the front picture."""
+    latents, maps, picture = torch.randn(6, 4, 4, 4), torch.full((6, 32, 32), 2.0), torch.zeros(4, 32, 32)
+    before = network(latents, picture, maps, orbit(size_px=32))
+    if latent is not None:
+        latents[latent] += 1
+    after = network(latents, picture + front, maps * depth / 2, orbit(size_px=32))
+    return [view for view in range(6) if not torch.allclose(before[view], after[view], atol=1e-5)]
+
+
+NO_POINTS = {"samples": [0, 0, 0, 0]}
+
+
+def test_the_plain_variant_decodes_each_view_by_itself() -> None:
+    network = shaken(**NO_POINTS, front=False, alone=True)
+    assert changed_views(network, latent=3) == [3]
+    assert changed_views(network, front=1.0) == []
+
+
+def test_without_epipolar_attention_neighbours_meet_in_the_temporal_layers_alone() -> None:
+    network = shaken(**NO_POINTS)
+    assert changed_views(network, depth=1.7) == []
+    assert changed_views(network, front=1.0)[0] == 0
+    assert len(changed_views(network, latent=3)) > 1
+
+
+def test_full_epipolar_attention_asks_nothing_of_the_depth() -> None:
+    network = shaken(samples=[16, 8, 0, 0], radius=1.0, epipolar="full")
+    assert sorted(network.attentions) == ["0", "1"]
+    assert changed_views(network, depth=1.7) == []
+    assert changed_views(shaken(), depth=1.7) == list(range(6))
+    assert changed_views(network, front=1.0) == list(range(6))
 
 
 def temporal(widths: tuple[int, ...]) -> AutoencoderKLTemporalDecoder:

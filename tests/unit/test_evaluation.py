@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from img2mesh.data.dataset import Sample
 from img2mesh.errors import InputError
@@ -158,3 +159,12 @@ def test_a_variant_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="holds no depth-guided decoder"):
         load_variant(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("text", ["", "0.1;0.2", "0.1,-1", "nan,"])
+def test_lists_of_numbers_are_numbers(text: str) -> None:
+    from flows.evaluate import app
+
+    result = CliRunner().invoke(app, ["decoder", "nowhere", "--radius", text])
+    assert isinstance(result.exception, InputError)
+    assert "separated by commas, in --radius" in str(result.exception)

@@ -88,7 +88,7 @@ def test_the_networks_load_and_the_temporal_decoder_is_unguided(checkpoint: Path
     assert generator.scheduler().config["steps_offset"] == 1
     assert generator.embed(torch.rand(1, 3, 256, 256)).shape == (1, 1, 16)
     network = decoder.load(preset.decoder.name, preset.decoder.sha256)
-    assert not any(attention.to_out.weight.any() for attention in network.attentions)
+    assert not any(attention.to_out.weight.any() for attention in network.attentions.values())
     vae = autoencoder.load(preset.autoencoder.name, preset.autoencoder.sha256)
     published = torch.load(checkpoint / "vae" / "diffusion_pytorch_model.bin", weights_only=True)
     kept = published["decoder.mid_block.attentions.0.query.weight"].float()
