@@ -219,19 +219,20 @@ def mesh_options(faces: int | None, lods: str | None, remesh: Remesh | None) -> 
     """The fields of the export's configuration that these options set; the first of the `lods` is the mesh itself.
 
     Raises:
-        InputError: The budgets are no descending numbers of at least 4, or contradict `faces`.
+        InputError: The budgets are no descending numbers, the first at least 100 and the last at least 4, or contradict `faces`.
     """
     chosen: dict[str, Any] = {} if faces is None else {"faces": faces}
     if lods is not None:
         parts = [part.strip() for part in lods.split(",")]
         budgets = [int(part) for part in parts if part.isdecimal()]
-        if len(budgets) < len(parts) or budgets != sorted(set(budgets), reverse=True) or not 4 <= budgets[-1] <= 2_000_000:
+        descending = len(budgets) == len(parts) and budgets == sorted(set(budgets), reverse=True)
+        if not descending or not 100 <= budgets[0] <= 2_000_000 or budgets[-1] < 4:
             raise InputError(f"--lods must be descending numbers of triangles, as 20000,5000,1000; found {lods!r}")
         if faces not in (None, budgets[0]):
             raise InputError(
                 f"--faces {faces} and --lods {lods} contradict one another: the first of the lods is the mesh itself"
             )
-        chosen |= {"faces": max(100, budgets[0]), "lods": tuple(budgets[1:])}
+        chosen |= {"faces": budgets[0], "lods": tuple(budgets[1:])}
     return chosen | ({} if remesh is None else {"remesh": remesh.value})
 
 

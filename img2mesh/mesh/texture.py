@@ -233,12 +233,11 @@ def _open_sight(texels: _Texels, cosine: Floats, pixels: Floats, z: Floats, pict
         np.clip(pixels[:, axis].astype(np.int64), 0, side - 1) for axis, side in enumerate((camera.width_px, camera.height_px))
     )
     step = FADE_SHARE / _FADE_STEPS * camera.width_px / float(camera.focal_px[0])
-    if camera.projection == "perspective":
-        step = step * z
+    steps = step * (z if camera.projection == "perspective" else np.ones_like(z))
     # A slanted surface is itself nearer beside a point, the more the flatter it is seen.
     slope = np.sqrt(1 - np.clip(cosine, 0, 1) ** 2) / np.maximum(cosine, SMALLEST_COSINE)
     rings = np.arange(1, _FADE_STEPS + 1)[:, None]
-    hidden = z - picture.nearest[:, y, x] > STEP + 2 * rings * step * slope
+    hidden = z - picture.nearest[:, y, x] > STEP + 2 * rings * steps * slope
     return _smooth_step(np.where(hidden.any(axis=0), hidden.argmax(axis=0), _FADE_STEPS) / _FADE_STEPS)
 
 
