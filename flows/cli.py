@@ -219,7 +219,7 @@ def mesh_options(faces: int | None, lods: str | None, remesh: Remesh | None) -> 
     """The fields of the export's configuration that these options set; the first of the `lods` is the mesh itself.
 
     Raises:
-        InputError: The budgets are no descending numbers, the first at least 100 and the last at least 4, or contradict `faces`.
+        InputError: The budgets are not descending from at least 100 to at least 4, or contradict `faces`.
     """
     chosen: dict[str, Any] = {} if faces is None else {"faces": faces}
     if lods is not None:
