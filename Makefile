@@ -39,6 +39,13 @@ demo: system $(VENV)/.installed ## Install everything and turn the example pictu
 test: system $(VENV)/.installed-dev ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+.PHONY: web
+web: $(VENV)/web/.installed ## Install what the browser and validator tests run, with Chromium
+
+$(VENV)/web/.installed: $(VENV)/.created infra/web.sh tests/web/package.json
+	infra/web.sh $(VENV)/web
+	touch $@
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Check formatting, lint, types, layers, Dockerfiles and shell scripts
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast, get_args
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from img2mesh.neus.config import Method
 
 _INTERRUPTED = 130
+
+
+class Remesh(StrEnum):
+    """Ways to make triangles even."""
+
+    ISOTROPIC = "isotropic"
 
 
 class _LazyGroup(TyperGroup):
@@ -61,6 +68,18 @@ StoreOption = Annotated[
 PresetOption = Annotated[str, typer.Option("--preset", help="compact, tiny or wonder3d; see `img2mesh presets`.")]
 NeusOption = Annotated[
     str, typer.Option("--neus", help="What fits the surface: native, or nerfstudio (NeuS-facto; nerfstudio-neus for its NeuS).")
+]
+FacesOption = Annotated[
+    int | None, typer.Option("--faces", min=100, max=2_000_000, help="Budget of triangles.", show_default="the preset's")
+]
+LodsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lods", metavar="LIST", help="Descending budgets, as 20000,5000,1000: mesh.*, mesh_lod1.*, mesh_lod2.*, ..."
+    ),
+]
+RemeshOption = Annotated[
+    Remesh | None, typer.Option("--remesh", help="Triangles of even size and shape; needs pymeshlab.", show_default="no")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 
@@ -113,6 +132,9 @@ def submit(
     formats: Annotated[
         str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
     ] = "glb,obj",
+    faces: FacesOption = None,
+    lods: LodsOption = None,
+    remesh: RemeshOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
     neus: NeusOption = "native",
     launch: Annotated[
@@ -132,13 +154,20 @@ def submit(
     """
     from flows.submit import Request
 
-    wanted = split_formats(formats)
     request = Request.of(
-        paths, assets=assets, store=store, name=name, preset=preset, formats=wanted, seed=seed, neus=_method(neus)
+        paths,
+        assets=assets,
+        store=store,
+        name=name,
+        preset=preset,
+        formats=split_formats(formats),
+        seed=seed,
+        neus=_method(neus),
     )
+    meshing = mesh_options(faces, lods, remesh)
     try:
         with _quiet_stdout():
-            report = _run(request, launch=launch)
+            report = _run(request, meshing, launch=launch)
     except Img2MeshError as error:
         if as_json:
             _print_json({"kind": "error/v1", "error": type(error).__name__, "reason": str(error), "exit_code": error.exit_code})
@@ -155,7 +184,7 @@ def submit(
     raise typer.Exit(report.exit_code)
 
 
-def _run(request: "Request", *, launch: str) -> "Report":
+def _run(request: "Request", meshing: dict[str, Any], *, launch: str) -> "Report":
     from flows.launch import launcher
     from flows.reconstruct import stages_of
     from flows.report import Progress
@@ -163,6 +192,7 @@ def _run(request: "Request", *, launch: str) -> "Report":
     from img2mesh import presets
 
     preset = presets.get(request.preset).with_neus(request.neus)
+    preset = preset.model_copy(update={"export_mesh": preset.export_mesh.model_copy(update=meshing)})
     pipeline = stages_of(preset, seed=request.seed, formats=request.formats)
     with Progress([stage.name for stage, _ in pipeline], _console(stderr=True)) as progress:
         return run_batch(request, pipeline, listen=progress, expect=progress.expect, launch=launcher(launch))
@@ -178,7 +208,9 @@ def reconstruct(
     formats: Annotated[
         str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
     ] = "glb,obj",
-    faces: Annotated[int, typer.Option(min=100, max=2_000_000, help="Budget of triangles.")] = 20_000,
+    faces: FacesOption = None,
+    lods: LodsOption = None,
+    remesh: RemeshOption = None,
     texture_px: Annotated[int, typer.Option("--texture", min=64, max=8192, help="Side of the texture, pixels.")] = 1024,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
     neus: NeusOption = "native",
@@ -187,13 +219,14 @@ def reconstruct(
     """Turn 3 to 64 posed pictures of one object into a textured mesh, at their own scale and place."""
     from flows.views import reconstruct as run
     from flows.views import write
+    from img2mesh.mesh.config import ExportConfig
 
     console = _console(stderr=True)
+    config = ExportConfig(texture_px=texture_px, **mesh_options(faces, lods, remesh))
     done = run(
         views,
         formats=split_formats(formats),
-        faces=faces,
-        texture_px=texture_px,
+        config=config,
         seed=seed,
         tell=console.print,
         method=_method(neus),
@@ -229,6 +262,27 @@ def _method(neus: str) -> "Method":
 def split_formats(text: str) -> list[str]:
     """`glb, OBJ` as `["glb", "obj"]`: sorted, each once, always with glb, so that equal wishes have equal keys."""
     return sorted({"glb", *(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())})
+
+
+def mesh_options(faces: int | None, lods: str | None, remesh: Remesh | None) -> dict[str, Any]:
+    """The fields of the export's configuration that these options set; the first of the `lods` is the mesh itself.
+
+    Raises:
+        InputError: The budgets are not descending from at least 100 to at least 4, or contradict `faces`.
+    """
+    chosen: dict[str, Any] = {} if faces is None else {"faces": faces}
+    if lods is not None:
+        parts = [part.strip() for part in lods.split(",")]
+        budgets = [int(part) for part in parts if part.isdecimal()]
+        descending = len(budgets) == len(parts) and budgets == sorted(set(budgets), reverse=True)
+        if not descending or not 100 <= budgets[0] <= 2_000_000 or budgets[-1] < 4:
+            raise InputError(f"--lods must be descending numbers of triangles, as 20000,5000,1000; found {lods!r}")
+        if faces not in (None, budgets[0]):
+            raise InputError(
+                f"--faces {faces} and --lods {lods} contradict one another: the first of the lods is the mesh itself"
+            )
+        chosen |= {"faces": budgets[0], "lods": tuple(budgets[1:])}
+    return chosen | ({} if remesh is None else {"remesh": remesh.value})
 
 
 @app.command()

@@ -97,7 +97,15 @@ def with_generator(
             of `geometry.cameras.orbit`, in that order. It needs a name of its own, under which its results are kept.
         params: Its parameters; everything that changes its output, weights by digest.
     """
-    return [(stage, params) if known.outputs is MultiviewLatents else (known, given) for known, given in pipeline]
+    steps: list[Step] = []
+    for known, given in pipeline:
+        if known.outputs is MultiviewLatents:
+            steps.append((stage, params))
+        else:
+            # What is written into the files names the generator that made them.
+            named = {"model": stage.name} if hasattr(given, "model") else {}
+            steps.append((known, given.model_copy(update=named)))
+    return steps
 
 
 @dataclass(kw_only=True)

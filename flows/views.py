@@ -1,5 +1,6 @@
 """`img2mesh reconstruct`: posed pictures of one object become its mesh, in the frame and the units of their cameras."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,9 +17,9 @@ from img2mesh.data.posed import Posed, read_posed
 from img2mesh.errors import NumericalError
 from img2mesh.geometry.normalisation import Similarity, around_object
 from img2mesh.geometry.views import Views
-from img2mesh.mesh.clean import clean
+from img2mesh.mesh.clean import clean, levels
 from img2mesh.mesh.config import ExportConfig
-from img2mesh.mesh.export import check_formats, png, write_files
+from img2mesh.mesh.export import UPRIGHT, check_formats, png, write_files
 from img2mesh.mesh.extract import extract
 from img2mesh.mesh.preview import sheet
 from img2mesh.mesh.render import render
@@ -46,8 +47,7 @@ def reconstruct(
     folder: Path,
     *,
     formats: Sequence[str],
-    faces: int,
-    texture_px: int,
+    config: ExportConfig,
     seed: int,
     tell: Callable[[str], None],
     method: Method = "native",
@@ -56,6 +56,7 @@ def reconstruct(
     """The mesh of the views in a folder.
 
     Args:
+        config: Of the mesh and its texture.
         tell: Is told what is being done.
         method: What fits the surface.
         keep: File in which the fit keeps its progress.
@@ -72,12 +73,15 @@ def reconstruct(
     views = replace(posed.views, cameras=scene.to_cube(posed.views.cameras))
     surface, reason = _fitted(views, method, seed, tell, keep)
     tell("painting")
-    config = ExportConfig(faces=faces, texture_px=texture_px)
-    mesh = clean(extract(surface.sdf_grid(config.resolution).numpy()), faces=faces, speck_share=config.speck_share).mesh
-    textured = bake(unwrap(mesh, texture_px), views, None, config)
+    surface_mesh = extract(surface.sdf_grid(config.resolution).numpy())
+    cleaned = clean(surface_mesh, faces=config.faces, speck_share=config.speck_share, remesh=config.remesh)
+    files: dict[str, bytes] = {}
+    digest = _digest(folder)
+    for stem, mesh in reversed(levels(cleaned, config.lods).items()):
+        textured = bake(unwrap(mesh, config.texture_px), views, None, config)
+        files |= _written(textured, scene, posed, formats, digest, stem)
     scores = _scores(textured, views)
-    files = {"preview.png": png(_preview(textured, views, posed.names, config.preview_px))}
-    files |= _written(textured, scene, posed, formats)
+    files["preview.png"] = png(_preview(textured, views, posed.names, config.preview_px))
     report = {
         "kind": "reconstruction/v1",
         "tool": f"img2mesh {img2mesh.__version__}",
@@ -116,20 +120,34 @@ def _fitted(views: Views, method: Method, seed: int, tell: Callable[[str], None]
         return fit(views, config, seed=seed + 1, keep=keep), f"seed {seed}: {error}"
 
 
-def _written(textured: TexturedMesh, scene: Similarity, posed: Posed, formats: Sequence[str]) -> dict[str, bytes]:
-    """Mesh files at true scale and place; a GLB is +Y up, as its format asks, the others keep the given frame."""
+def _digest(folder: Path) -> str:
+    """SHA-256 of the folder's files, each by name and content."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        total.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _written(
+    textured: TexturedMesh, scene: Similarity, posed: Posed, formats: Sequence[str], digest: str, stem: str
+) -> dict[str, bytes]:
+    """Mesh files at true scale and place; GLB and USDZ are +Y up, as the formats ask, the others keep the given frame."""
     import torch
 
     vertices = scene.to_world(torch.from_numpy(textured.mesh.vertices)).numpy()
     given = replace(textured, mesh=replace(textured.mesh, vertices=vertices))
     provenance: dict[str, str | bool] = {
         "tool": f"img2mesh {img2mesh.__version__}",
+        "inputSha256": digest,
+        "model": "none: a surface fitted to the given views",
         "aiGenerated": False,
         "units": "those of the given cameras",
-        "up": f"+Y; the given cameras' +{posed.up.upper()}",
+        "givenUpAxis": f"+{posed.up.upper()}",
     }
-    files = write_files(given, [name for name in formats if name != "glb"], provenance) if set(formats) != {"glb"} else {}
-    return files | (write_files(_upright(given, posed.up), ["glb"], provenance) if "glb" in formats else {})
+    upright = [name for name in formats if name in UPRIGHT]
+    files = write_files(_upright(given, posed.up), upright, provenance, stem=stem) if upright else {}
+    others = [name for name in formats if name not in UPRIGHT]
+    return files | (write_files(given, others, provenance, up=f"+{posed.up.upper()}", stem=stem) if others else {})
 
 
 def _upright(textured: TexturedMesh, up: str) -> TexturedMesh:

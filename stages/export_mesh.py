@@ -21,21 +21,27 @@ MEDIA_TYPES = {
     ".mtl": "model/mtl",
     ".png": "image/png",
     ".ply": "application/octet-stream",
+    ".usdz": "model/vnd.usdz+zip",
     ".stl": "model/stl",
 }
 
 
 class Params(Model):
-    """Everything that changes the bytes of the output."""
+    """Everything that changes the bytes of the output.
+
+    Attributes:
+        model: Which made the views, for the provenance in the files.
+    """
 
     config: ExportConfig = ExportConfig()
     formats: tuple[str, ...] = ("glb", "obj")
+    model: str = "unknown"
 
     @classmethod
     def of(cls, preset: Preset, *, seed: int, formats: tuple[str, ...] = ("glb", "obj")) -> "Params":
         """The preset's parameters with the formats to write; nothing here is random."""
         del seed
-        return cls(config=preset.export_mesh, formats=formats)
+        return cls(config=preset.export_mesh, formats=formats, model=f"{preset.generator.name} {preset.generator.sha256}")
 
 
 def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
@@ -45,7 +51,7 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     import torch
 
     from img2mesh import codec
-    from img2mesh.mesh.clean import Silhouette, clean
+    from img2mesh.mesh.clean import Silhouette, clean, levels
     from img2mesh.mesh.export import check_formats, png, write_files
     from img2mesh.mesh.extract import extract
     from img2mesh.mesh.preview import sheet
@@ -61,19 +67,24 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     field = refined(codec.get_tensors(store, inputs.field)["sdf"], views.cameras, alpha, params.config.resolution)
     surface = extract(field.numpy())
     shown = Silhouette(camera=views.cameras[[0]], alpha=picture[..., 3])
-    cleaned = clean(surface, faces=params.config.faces, speck_share=params.config.speck_share, picture=shown)
-    textured = bake(unwrap(cleaned.mesh, params.config.texture_px), views, picture, params.config)
-    files = write_files(textured, params.formats, _provenance(inputs, cleaned.decimated_by))
+    config = params.config
+    cleaned = clean(surface, faces=config.faces, speck_share=config.speck_share, picture=shown, remesh=config.remesh)
+    files: dict[str, bytes] = {}
+    meshes = levels(cleaned, config.lods)
+    for stem, mesh in reversed(meshes.items()):
+        textured = bake(unwrap(mesh, config.texture_px), views, picture, config)
+        files |= write_files(textured, params.formats, _provenance(inputs, params.model, cleaned.reduced_by), stem=stem)
     names = [spec.name for spec in specs]
-    files["preview.png"] = png(sheet(textured, views, picture, names, params.config.preview_px))
+    files["preview.png"] = png(sheet(textured, views, picture, names, config.preview_px))
+    coarser = {f"faces{stem.removeprefix('mesh')}": float(len(mesh.faces)) for stem, mesh in meshes.items() if stem != "mesh"}
     return MeshAsset(
         source=inputs,
         files={name: store.put_blob(data, MEDIA_TYPES[PurePosixPath(name).suffix]) for name, data in files.items()},
-        scores={**_mesh_scores(cleaned.mesh), **_front_scores(textured, views.cameras[[0]], picture)},
+        scores={**_mesh_scores(cleaned.mesh), **coarser, **_front_scores(textured, views.cameras[[0]], picture)},
     )
 
 
-def _provenance(inputs: Surface, decimated_by: str) -> dict[str, str | bool]:
+def _provenance(inputs: Surface, model: str, reduced_by: str) -> dict[str, str | bool]:
     import img2mesh
 
     source = inputs.source.source.source.source.source
@@ -81,9 +92,10 @@ def _provenance(inputs: Surface, decimated_by: str) -> dict[str, str | bool]:
         "tool": f"img2mesh {img2mesh.__version__}",
         "inputName": source.name,
         "inputSha256": source.image.sha256,
-        "decimatedBy": decimated_by,
+        "model": model,
+        "reducedBy": reduced_by,
         "aiGenerated": True,
-        "units": "scene units; the scene is the cube [-1, 1]^3, +Y up, the pictured side faces +Z",
+        "units": "unmeasured; the scene is the cube [-1, 1]^3 and the picture spans it, the pictured side faces +Z",
     }
 
 
@@ -115,7 +127,7 @@ def _front_scores(textured: "TexturedMesh", front: "Cameras", picture: "np.ndarr
     }
 
 
-STAGE = Stage(name="export_mesh", version=2, inputs=Surface, params=Params, outputs=MeshAsset, run=run)
+STAGE = Stage(name="export_mesh", version=3, inputs=Surface, params=Params, outputs=MeshAsset, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

@@ -1,19 +1,23 @@
 """Repair and decimation: what leaves here is a sound mesh, or an error names its defect."""
 
-import importlib.util
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from img2mesh.errors import NumericalError
 from img2mesh.geometry.cameras import Cameras, rays
+from img2mesh.mesh.reduce import in_single_precision, reduced, remeshed
 from img2mesh.mesh.render import ray_scene, tensor
 from img2mesh.mesh.topology import Ints, Mesh, compacted, component_volumes, defects, face_components, weld
 
 # A part that covers this share of the picture's foreground alone is no speck, however little its volume.
 SHOWN_SHARE = 0.0005
+# A part of no more than this share of the faces floats when its box is this far from the main one's, in that one's diagonals.
+FLOATING_SHARE = 0.02
+FLOATING_GAP = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,29 +35,46 @@ class Silhouette:
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaned:
-    """A sound mesh and the library that decimated it: "pymeshlab", "open3d", or "none" when nothing was to be done."""
+    """A sound mesh and the library that reduced it: "pymeshlab", "open3d", or "none" when nothing was to be done."""
 
     mesh: Mesh
-    decimated_by: str
+    reduced_by: str
 
 
-def clean(mesh: Mesh, *, faces: int, speck_share: float, picture: Silhouette | None = None) -> Cleaned:
-    """The mesh without specks, hollows and degenerate faces, of about `faces` triangles or fewer.
+def clean(
+    mesh: Mesh, *, faces: int, speck_share: float, picture: Silhouette | None = None, remesh: Literal["isotropic"] | None = None
+) -> Cleaned:
+    """The mesh without specks, hollows, degenerate faces and folds, of about `faces` triangles or fewer.
 
     Args:
-        faces: Budget; exceeded only when no decimation to it leaves a sound mesh.
+        faces: Budget; exceeded only when nothing within it was found to be sound.
         speck_share: See `drop_specks`, as for `picture`.
+        remesh: "isotropic" for triangles of even size and shape.
 
     Raises:
-        NumericalError: The mesh is not closed, no 2-manifold or not wound outward, whatever is tried.
+        InputError: What remeshing needs is not installed.
+        NumericalError: The mesh is not closed, no 2-manifold or not wound outward.
     """
-    whole = drop_specks(weld(mesh), speck_share, picture)
-    for candidate, name in _candidates(whole, faces):
-        rounded = weld(_in_single_precision(candidate))
-        if not defects(rounded):
-            return Cleaned(mesh=rounded, decimated_by=name)
-    found = ", ".join(defects(_in_single_precision(whole)))
-    raise NumericalError(f"the mesh must be watertight and a 2-manifold, found {found}: try another seed")
+    whole = in_single_precision(drop_specks(weld(mesh), speck_share, picture))
+    found = defects(whole)
+    if found:
+        raise NumericalError(f"the mesh must be watertight and a 2-manifold, found {', '.join(found)}: try another seed")
+    smaller, name = reduced(whole, faces) if remesh is None else remeshed(whole, faces)
+    # What was just large enough may have lost more than the rest.
+    return Cleaned(mesh=drop_floating(drop_specks(smaller, speck_share, picture)), reduced_by=name)
+
+
+def levels(cleaned: Cleaned, budgets: Sequence[int]) -> dict[str, Mesh]:
+    """The mesh and ever coarser ones by the stem of their files' names: "mesh", "mesh_lod1", "mesh_lod2", ...
+
+    Args:
+        budgets: Of triangles, descending; as for `clean`.
+    """
+    meshes = {"mesh": cleaned.mesh}
+    for level, budget in enumerate(budgets, start=1):
+        coarser, _ = reduced(list(meshes.values())[-1], budget)
+        meshes[f"mesh_lod{level}"] = drop_floating(coarser)
+    return meshes
 
 
 def drop_specks(mesh: Mesh, share: float, picture: Silhouette | None = None) -> Mesh:
@@ -75,6 +96,21 @@ def drop_specks(mesh: Mesh, share: float, picture: Silhouette | None = None) -> 
     return compacted(Mesh(vertices=mesh.vertices, faces=mesh.faces[keep[components]]))
 
 
+def drop_floating(mesh: Mesh) -> Mesh:
+    """The mesh without small components that lie apart from the one with most faces, box from box."""
+    components = face_components(mesh)
+    counts = np.bincount(components)
+    corners = np.repeat(components, 3)
+    low, high = np.full((len(counts), 3), np.inf), np.full((len(counts), 3), -np.inf)
+    np.minimum.at(low, corners, mesh.vertices[mesh.faces.reshape(-1)])
+    np.maximum.at(high, corners, mesh.vertices[mesh.faces.reshape(-1)])
+    main = int(counts.argmax())
+    gaps = np.linalg.norm(np.maximum(0.0, np.maximum(low - high[main], low[main] - high)), axis=1)
+    apart = gaps >= FLOATING_GAP * np.linalg.norm(high[main] - low[main])
+    floating = apart & (counts <= FLOATING_SHARE * len(mesh.faces))
+    return compacted(Mesh(vertices=mesh.vertices, faces=mesh.faces[~floating[components]]))
+
+
 def _components_on_rays(mesh: Mesh, components: Ints, chosen: npt.NDArray[np.bool_], picture: Silhouette) -> Ints:
     """For each foreground pixel the first of the chosen components that its ray meets, or -1."""
     chosen_faces = chosen[components]
@@ -85,42 +121,3 @@ def _components_on_rays(mesh: Mesh, components: Ints, chosen: npt.NDArray[np.boo
     hits = scene.cast_rays(tensor(bundle.astype(np.float32)))["primitive_ids"].numpy()
     miss = hits == np.iinfo(hits.dtype).max
     return np.where(miss, -1, components[chosen_faces][np.where(miss, 0, hits)])
-
-
-def _candidates(mesh: Mesh, faces: int) -> Iterator[tuple[Mesh, str]]:
-    """Ever more careful reductions, the last of which is none."""
-    if len(mesh.faces) > faces:
-        if importlib.util.find_spec("pymeshlab"):
-            yield _decimate_with_pymeshlab(mesh, faces), "pymeshlab"
-        for budget in (faces, 2 * faces, 4 * faces):
-            if budget < len(mesh.faces):
-                yield _decimate_with_open3d(mesh, budget), "open3d"
-    yield mesh, "none"
-
-
-def _decimate_with_pymeshlab(mesh: Mesh, faces: int) -> Mesh:
-    """Quadric edge collapse that keeps the topology. GPL-3.0 code is loaded here and nowhere else."""
-    import pymeshlab
-
-    meshes = pymeshlab.MeshSet()
-    meshes.add_mesh(pymeshlab.Mesh(mesh.vertices, mesh.faces.astype(np.int32)))
-    meshes.meshing_decimation_quadric_edge_collapse(
-        targetfacenum=faces, qualitythr=0.3, preservenormal=True, preservetopology=True
-    )
-    result = meshes.current_mesh()
-    return Mesh(vertices=result.vertex_matrix().astype(np.float64), faces=result.face_matrix().astype(np.int64))
-
-
-def _decimate_with_open3d(mesh: Mesh, faces: int) -> Mesh:
-    import open3d
-
-    legacy = open3d.geometry.TriangleMesh(
-        open3d.utility.Vector3dVector(mesh.vertices), open3d.utility.Vector3iVector(mesh.faces.astype(np.int32))
-    )
-    result = legacy.simplify_quadric_decimation(faces)
-    return Mesh(vertices=np.asarray(result.vertices).copy(), faces=np.asarray(result.triangles).astype(np.int64))
-
-
-def _in_single_precision(mesh: Mesh) -> Mesh:
-    """The mesh as files will hold it, so that what is checked here is what is read there."""
-    return Mesh(vertices=mesh.vertices.astype(np.float32).astype(np.float64), faces=mesh.faces)

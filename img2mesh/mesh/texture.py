@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float, UInt8
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, minimum_filter
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import splu
 
-from img2mesh.geometry.cameras import Cameras, project
+from img2mesh.geometry.cameras import Cameras, project, rays
 from img2mesh.geometry.views import Views
 from img2mesh.mesh.config import ExportConfig
 from img2mesh.mesh.render import bilinear, interpolate, ray_scene, tensor
@@ -31,8 +31,17 @@ SMALLEST_SHARE = 0.1
 SMALLEST_OVERLAP = 100.0
 # Variance of colours at which a gain is as likely as none.
 GAIN_PRIOR = 0.01
+# A sum of weights from which on the views alone say what a texel's colour is; below, the neighbourhood has a say.
+SURE = 0.05
+# A view fades out towards what hides the surface from it, this far, as a share of the picture's side.
+FADE_SHARE = 1 / 32
+_FADE_STEPS = 4
+# What is less far in front than this hides nothing, scene units.
+STEP = 0.03
 # Of the mean colour on unseen vertices, against one neighbour.
 PULL = 1e-6
+# The same of no correction, beside the picture: it fades over some twenty edges.
+FORGETTING = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +71,13 @@ class _Picture:
         camera: One camera of the picture's size.
         rgb: float32 [height, width, 3], straight sRGB in [0, 1].
         depth_inside_px: float32 [height, width, 1], distance to the silhouette; 0 outside.
+        nearest: float32 [ring, height, width], z-depth of what is nearest in ever wider squares around each pixel.
     """
 
     camera: Cameras
     rgb: npt.NDArray[np.float32]
     depth_inside_px: npt.NDArray[np.float32]
+    nearest: npt.NDArray[np.float32]
 
 
 def bake(
@@ -85,36 +96,47 @@ def bake(
     scene = ray_scene(mesh.vertices, mesh.faces)
     blended = range(0 if picture is None else 1, len(views))
     colours, weights = _blend_views(texels, scene, views, blended, config)
-    known = weights > 0
+    certainty = _smooth_step(weights / SURE)
     if picture is not None:
-        colours, share = _with_picture(texels, scene, (colours, weights), views.cameras[[0]], picture, config)
-        known |= share > 0
-    filled = _fill_holes(mesh, texels, colours, known)
+        colours, share = _with_picture(
+            mesh, texels, scene, (colours, weights), views.cameras[[0]], picture=picture, config=config
+        )
+        certainty = np.maximum(certainty, share)
+    filled = _fill_holes(mesh, texels, colours, certainty)
     return TexturedMesh(mesh=mesh, texture=_padded(texels.places, filled, config.texture_px, config.padding_px))
 
 
 def _with_picture(
+    mesh: UnwrappedMesh,
     texels: _Texels,
     scene: Any,
     blend: tuple[Floats, Floats],
     camera: Cameras,
+    *,
     picture: UInt8[np.ndarray, "height width 4"],
     config: ExportConfig,
 ) -> tuple[Floats, Floats]:
     """Colours with the picture's where it sees them at a fair angle, and its share [texel] in each."""
     generated, weights = blend
     front = _picture(
+        scene,
         camera.resized(picture.shape[1], picture.shape[0]),
         picture[..., :3].astype(np.float32) / 255,
         picture[..., 3].astype(np.float32) / 255,
+        coverage=0.5,
     )
     seen, cosine, inside = _see(texels, scene, front)
     low, high = config.front_cosines
     overlap = np.where((cosine > high) & (inside > 1), weights, 0.0)
-    colours = compensated(generated, seen, overlap) if config.compensate else generated
     share = _smooth_step((cosine - low) / (high - low)) * (inside > 0)
-    # Where nothing else has a colour, a flat look of the picture is better than none.
-    share = np.where((weights <= 0) & (inside > 0) & (cosine > SMALLEST_COSINE), 1.0, share)
+    colours = generated
+    if config.compensate:
+        colours = compensated(generated, seen, overlap)
+        # What is left of the difference is shared out along the border, and forgotten further on.
+        belief = share * (share > 0.5) * (weights > SURE)
+        if belief.any():
+            left = _spread_over(mesh, texels, seen - colours, belief, FORGETTING, np.zeros(3))
+            colours = np.clip(colours + left, 0, 1)
     return share[:, None] * seen + (1 - share[:, None]) * colours, share
 
 
@@ -143,7 +165,9 @@ def _blend_views(
         alpha = views.alpha[index].numpy()
         over_white = views.rgb[index].movedim(0, -1).numpy()
         straight = (over_white - (1 - alpha[..., None])) / np.maximum(alpha[..., None], OPAQUE)
-        seen, cosine, inside = _see(texels, scene, _picture(views.cameras[[index]], np.clip(straight, 0, 1), alpha))
+        # Generated outlines are soft: the paper shines through wherever they are not opaque.
+        view = _picture(scene, views.cameras[[index]], np.clip(straight, 0, 1), alpha, coverage=OPAQUE)
+        seen, cosine, inside = _see(texels, scene, view)
         weight = cosine**config.angle_power * _smooth_step(inside / max(config.mask_erosion_px, 1e-6))
         total += weight
         colours += weight[:, None] * seen
@@ -172,20 +196,59 @@ def compensated(generated: Floats, seen: Floats, overlap: Floats) -> Floats:
 
 
 def _picture(
-    camera: Cameras, straight: Float[np.ndarray, "height width 3"], alpha: Float[np.ndarray, "height width"]
+    scene: Any,
+    camera: Cameras,
+    straight: Float[np.ndarray, "height width 3"],
+    alpha: Float[np.ndarray, "height width"],
+    *,
+    coverage: float,
 ) -> _Picture:
+    """The posed picture whose silhouette is where it covers more than this of a pixel."""
     opaque = alpha > OPAQUE
     if not opaque.any():
         opaque = alpha >= alpha.max()
     nearest = distance_transform_edt(~opaque, return_distances=False, return_indices=True)
-    inside = distance_transform_edt(np.pad(alpha > 0.5, 1))[1:-1, 1:-1]
-    return _Picture(camera=camera, rgb=straight[tuple(nearest)], depth_inside_px=inside[..., None].astype(np.float32))
+    inside = distance_transform_edt(np.pad(alpha > coverage, 1))[1:-1, 1:-1]
+    return _Picture(
+        camera=camera,
+        rgb=straight[tuple(nearest)],
+        depth_inside_px=inside[..., None].astype(np.float32),
+        nearest=_nearest(scene, camera),
+    )
+
+
+def _nearest(scene: Any, camera: Cameras) -> npt.NDArray[np.float32]:
+    origins, directions = rays(camera)
+    hits = scene.cast_rays(tensor(torch.cat([origins[0], directions[0]], dim=-1).float().numpy()))["t_hit"].numpy()
+    pose = camera.world_from_camera[0]
+    depth = ((origins[0] - pose[:3, 3]) @ pose[:3, 2]).numpy() + hits * (directions[0] @ pose[:3, 2]).numpy()
+    step_px = max(1, round(camera.width_px * FADE_SHARE / _FADE_STEPS))
+    return np.stack([minimum_filter(depth, 2 * step_px * ring + 1) for ring in range(1, _FADE_STEPS + 1)]).astype(np.float32)
+
+
+def _open_sight(texels: _Texels, cosine: Floats, pixels: Floats, z: Floats, picture: _Picture) -> Floats:
+    """1 far from everything that hides a neighbouring part of the surface from the view, falling to 0 beside it."""
+    camera = picture.camera
+    x, y = (
+        np.clip(pixels[:, axis].astype(np.int64), 0, side - 1) for axis, side in enumerate((camera.width_px, camera.height_px))
+    )
+    step = FADE_SHARE / _FADE_STEPS * camera.width_px / float(camera.focal_px[0])
+    steps = step * (z if camera.projection == "perspective" else np.ones_like(z))
+    # A slanted surface is itself nearer beside a point, the more the flatter it is seen.
+    slope = np.sqrt(1 - np.clip(cosine, 0, 1) ** 2) / np.maximum(cosine, SMALLEST_COSINE)
+    rings = np.arange(1, _FADE_STEPS + 1)[:, None]
+    hidden = z - picture.nearest[:, y, x] > STEP + 2 * rings * steps * slope
+    return _smooth_step(np.where(hidden.any(axis=0), hidden.argmax(axis=0), _FADE_STEPS) / _FADE_STEPS)
 
 
 def _see(texels: _Texels, scene: Any, picture: _Picture) -> tuple[Floats, Floats, Floats]:
-    """What a picture shows of each texel: colour [texel, 3], cosine of the angle of sight (0 if hidden), pixels inside."""
+    """What a picture shows of each texel: colour [texel, 3], cosine of the angle of sight (0 if hidden), pixels inside.
+
+    The cosine fades towards what hides the surface, so that no view ends at a sharp line.
+    """
     camera = picture.camera
-    pixels = project(camera, torch.from_numpy(texels.points).float()[None])[0][0].numpy().astype(np.float64)
+    projected, depths = project(camera, torch.from_numpy(texels.points).float()[None])
+    pixels, z = projected[0].numpy().astype(np.float64), depths[0].numpy().astype(np.float64)
     towards = _towards(camera, texels.points)
     cosine = np.einsum("ij,ij->i", texels.normals, towards)
     facing = np.flatnonzero(cosine > SMALLEST_COSINE)
@@ -198,7 +261,7 @@ def _see(texels: _Texels, scene: Any, picture: _Picture) -> tuple[Floats, Floats
     framed = ((uv >= 0) & (uv <= 1)).all(axis=1)
     colour = bilinear(picture.rgb, uv).astype(np.float64)
     inside = bilinear(picture.depth_inside_px, uv)[:, 0].astype(np.float64)
-    return colour, np.where(framed, visible, 0.0), inside
+    return colour, np.where(framed, visible, 0.0) * _open_sight(texels, cosine, pixels, z, picture), inside
 
 
 def _towards(camera: Cameras, points: Floats) -> Floats:
@@ -216,35 +279,73 @@ def _smooth_step(x: Floats) -> Floats:
     return clipped * clipped * (3 - 2 * clipped)
 
 
-def _fill_holes(mesh: UnwrappedMesh, texels: _Texels, colours: Floats, known: npt.NDArray[np.bool_]) -> Floats:
-    """Colours with those of unseen texels spread over the surface from the seen ones around them, as heat would."""
-    if known.all() or not known.any():
-        return np.where(known[:, None], colours, 0.5)
+def _fill_holes(mesh: UnwrappedMesh, texels: _Texels, colours: Floats, certainty: Floats) -> Floats:
+    """Colours mixed, where they are uncertain, with those spread over the surface from certain ones around, as heat would.
+
+    Args:
+        certainty: [texel] from 0, nobody sees it, to 1.
+    """
+    if (certainty >= 1).all() or not (certainty > 0).any():
+        return np.where(certainty[:, None] > 0, colours, 0.5)
+    believed = certainty * (certainty >= min(0.5, certainty.max()))
+    filled = _spread_over(mesh, texels, colours, believed, PULL, colours[believed > 0].mean(axis=0))
+    mixed: Floats = certainty[:, None] * colours + (1 - certainty[:, None]) * filled
+    return mixed
+
+
+def _spread_over(mesh: UnwrappedMesh, texels: _Texels, values: Floats, belief: Floats, pull: float, rest: Floats) -> Floats:
+    """Smooth values [texel, channel] that are those of the believed texels where there are any.
+
+    Args:
+        belief: [texel], 0 for what is not to be looked at.
+        pull: Towards `rest`, against one neighbour: how soon values that nothing is known of come to it.
+        rest: [channel].
+    """
     vertex = np.unique(np.round(mesh.vertices / WELD_DISTANCE), axis=0, return_inverse=True)[1].reshape(-1)
     corners = vertex[texels.corners]
     shares = np.stack([1 - texels.shares.sum(axis=1), *texels.shares.T], axis=1)
-    sums = [_spread(corners[known], shares[known] * values) for values in (1.0, *colours[known].T[..., None])]
+    believed = shares * belief[:, None]
+    sums = [_sums(corners, believed * channel) for channel in (1.0, *values.T[..., None])]
     weights, *channels = (np.pad(total, (0, int(vertex.max()) + 1 - len(total))) for total in sums)
     sources = np.stack(channels, axis=1) / np.maximum(weights, 1e-12)[:, None]
-    spread = _harmonic(vertex[mesh.faces], sources, weights > SMALLEST_SHARE)
-    filled = np.einsum("pc,pck->pk", shares, spread[corners])
-    return np.where(known[:, None], colours, filled)
+    known = weights > min(SMALLEST_SHARE, float(weights.max()) / 2)
+    result: Floats = np.einsum("pc,pck->pk", shares, _harmonic(vertex[mesh.faces], sources, known, pull, rest)[corners])
+    return result
 
 
-def _spread(corners: npt.NDArray[np.int64], values: Floats) -> Floats:
+def source_of_vertices(
+    mesh: UnwrappedMesh, views: Views, picture: UInt8[np.ndarray, "height width 4"], config: ExportConfig
+) -> npt.NDArray[np.int64]:
+    """The view that colours each vertex most: 0 is the picture, -1 nobody."""
+    count = len(mesh.vertices)
+    points = _Texels(
+        places=np.zeros(0, dtype=np.int64),
+        corners=np.zeros((count, 3), dtype=np.int64),
+        shares=np.zeros((count, 2)),
+        points=mesh.vertices,
+        normals=mesh.normals,
+    )
+    scene = ray_scene(mesh.vertices, mesh.faces)
+    weights = np.stack([_blend_views(points, scene, views, [index], config)[1] for index in range(1, len(views))], axis=1)
+    nothing = (np.zeros((count, 3)), np.zeros(count))
+    share = _with_picture(mesh, points, scene, nothing, views.cameras[[0]], picture=picture, config=config)[1]
+    return np.where(share > 0.5, 0, np.where(weights.max(axis=1) > SURE, weights.argmax(axis=1) + 1, -1))
+
+
+def _sums(corners: npt.NDArray[np.int64], values: Floats) -> Floats:
     return np.bincount(corners.reshape(-1), values.reshape(-1)).astype(np.float64)
 
 
-def _harmonic(faces: npt.NDArray[np.int64], values: Floats, known: npt.NDArray[np.bool_]) -> Floats:
-    """Values [vertex, channel] in which each unknown one is the mean of its neighbours."""
+def _harmonic(faces: npt.NDArray[np.int64], values: Floats, known: npt.NDArray[np.bool_], pull: float, rest: Floats) -> Floats:
+    """Values [vertex, channel] in which each unknown one is the mean of its neighbours, and a little of `rest`."""
     if known.all():
         return values
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     count = len(values)
     adjacency = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count)).tocsr()
-    # A slight pull to the mean colour settles components that nobody sees.
-    system = (diags_array(adjacency.sum(axis=1) + PULL) - adjacency).tocsr()[~known]
-    target = PULL * values[known].mean(axis=0) - system[:, known] @ values[known]
+    # The pull also settles components of which nothing is known.
+    system = (diags_array(adjacency.sum(axis=1) + pull) - adjacency).tocsr()[~known]
+    target = pull * rest - system[:, known] @ values[known]
     result = values.copy()
     result[~known] = splu(system[:, ~known].tocsc()).solve(target)
     return result

@@ -90,14 +90,24 @@ def defects(mesh: Mesh, *, hollows: bool = False) -> tuple[str, ...]:
     mesh = weld(mesh)
     if not len(mesh.faces):
         return ("no faces",)
-    repeated = (mesh.faces == np.roll(mesh.faces, 1, axis=1)).any(axis=1)
-    small = np.linalg.norm(face_cross(mesh), axis=1) < 2 * SMALLEST_AREA
-    found = {"degenerate faces": int((repeated | small).sum()), **_edge_defects(mesh)}
+    found = {"degenerate faces": int(degenerate_faces(mesh).sum()), **_edge_defects(mesh)}
     if not any(found.values()):
         found["vertices where surfaces touch"] = _touching_vertices(mesh)
         inward = (component_volumes(mesh, face_components(mesh)) <= 0).sum()
         found["components wound inward"] = 0 if hollows else int(inward)
     return tuple(f"{count} {name}" for name, count in found.items() if count)
+
+
+def degenerate_faces(mesh: Mesh) -> npt.NDArray[np.bool_]:
+    """Which faces have a vertex twice, or no area to speak of."""
+    repeated = (mesh.faces == np.roll(mesh.faces, 1, axis=1)).any(axis=1)
+    return np.asarray(repeated | (np.linalg.norm(face_cross(mesh), axis=1) < 2 * SMALLEST_AREA))
+
+
+def inward_faces(mesh: Mesh) -> npt.NDArray[np.bool_]:
+    """Which faces belong to a component that is wound inward."""
+    components = face_components(mesh)
+    return np.asarray((component_volumes(mesh, components) <= 0)[components])
 
 
 def _directed_edges(mesh: Mesh) -> Ints:

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
 from img2mesh.errors import InputError
 from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG, VIEW_NAMES, orbit
@@ -20,7 +22,7 @@ from img2mesh.mesh.export import FORMATS, write_files
 from img2mesh.mesh.extract import extract
 from img2mesh.mesh.preview import sheet
 from img2mesh.mesh.render import bilinear, render
-from img2mesh.mesh.texture import bake, compensated
+from img2mesh.mesh.texture import bake, compensated, source_of_vertices
 from img2mesh.mesh.topology import Mesh, defects
 from img2mesh.mesh.uv import TexturedMesh, unwrap
 
@@ -124,7 +126,11 @@ def test_glb_says_what_it_is_and_faces_the_viewer() -> None:
     magic, version, length = struct.unpack_from("<4sII", data)
     assert (magic, version, length) == (b"glTF", 2, len(data))
     document = json.loads(data[20 : 20 + struct.unpack_from("<I", data, 12)[0]])
-    assert document["asset"]["extras"] == PROVENANCE
+    extras = document["asset"]["extras"]
+    assert {name: extras[name] for name in PROVENANCE} == PROVENANCE
+    assert (extras["upAxis"], extras["metersPerUnit"]) == ("+Y", 1.0)
+    assert extras["centre"] == pytest.approx(cleaned().vertices.mean(axis=0), abs=0.02)
+    assert extras["size"] == pytest.approx([2 * RADIUS] * 3, abs=0.02)
     assert all("matrix" not in node or node["matrix"] == np.eye(4).T.reshape(-1).tolist() for node in document["nodes"])
     material = document["materials"][0]["pbrMetallicRoughness"]
     assert (material["metallicFactor"], material["roughnessFactor"]) == (0.0, 1.0)
@@ -142,6 +148,60 @@ def test_glb_says_what_it_is_and_faces_the_viewer() -> None:
 def test_files_are_sound_after_welding(name: str) -> None:
     mesh = trimesh.load_mesh(io.BytesIO(files()[name]), file_type=name.split(".")[1], process=False)
     assert defects(Mesh(vertices=np.asarray(mesh.vertices, dtype=np.float64), faces=np.asarray(mesh.faces))) == ()
+
+
+def test_usd_reads_the_same_mesh_texture_and_metadata(tmp_path: Path) -> None:
+    from pxr import Usd, UsdGeom, UsdShade, UsdValidation
+
+    path = tmp_path / "mesh.usdz"
+    path.write_bytes(files()["mesh.usdz"])
+    stage = Usd.Stage.Open(str(path))
+    assert [
+        str(error)
+        for error in UsdValidation.ValidationContext(UsdValidation.ValidationRegistry().GetOrLoadAllValidators()).Validate(
+            stage
+        )
+    ] == []
+    assert (UsdGeom.GetStageUpAxis(stage), UsdGeom.GetStageMetersPerUnit(stage)) == ("Y", 1.0)
+    told = stage.GetRootLayer().customLayerData
+    assert {name: told[name] for name in PROVENANCE} == PROVENANCE
+    mesh = UsdGeom.Mesh(stage.GetPrimAtPath("/Asset/mesh"))
+    faces = np.asarray(mesh.GetFaceVertexIndicesAttr().Get()).reshape(-1, 3)
+    points = np.asarray(mesh.GetPointsAttr().Get(), dtype=np.float64)
+    assert np.allclose(points[faces], cleaned().vertices[cleaned().faces], atol=1e-6)
+    assert defects(Mesh(vertices=points, faces=faces.astype(np.int64))) == ()
+    place = UsdGeom.PrimvarsAPI(mesh).GetPrimvar("st")
+    corners = np.asarray(place.ComputeFlattened()).reshape(-1, 3, 2)
+    assert np.allclose(corners * [1, -1] + [0, 1], textured().mesh.uv[textured().mesh.faces], atol=1e-6)
+    material, _ = UsdShade.MaterialBindingAPI(mesh).ComputeBoundMaterial()
+    shader = material.ComputeSurfaceSource()[0]
+    source = UsdShade.Shader(shader.GetInput("diffuseColor").GetConnectedSources()[0][0].source.GetPrim())
+    asset = source.GetInput("file").Get()
+    with zipfile.ZipFile(path) as archive:
+        image = Image.open(archive.open(asset.path))
+        offsets = [entry.header_offset + 30 + len(entry.filename) + len(entry.extra) for entry in archive.infolist()]
+    assert (np.asarray(image) == textured().texture).all()
+    assert [offset % 64 for offset in offsets] == [0, 0]
+
+
+def test_comments_and_headers_say_units_and_axes() -> None:
+    turned = write_files(textured(), FORMATS, {**PROVENANCE, "inputName": "a\nb"}, up="+Z", stem="other")
+    assert set(turned) == {name.replace("mesh", "other") for name in files()}
+    assert b'# upAxis: "+Z"\n' in turned["other.obj"]
+    assert b'# inputName: "a\\nb"\n' in turned["other.obj"]
+    assert b"mtllib other.mtl\n" in turned["other.obj"]
+    assert b"map_Kd other_texture.png\n" in turned["other.mtl"]
+    assert b'comment upAxis: "+Z"\n' in turned["other.ply"]
+    assert turned["other.stl"].startswith(b"img2mesh test; up +Z; a unit is 1 m ")
+
+
+def test_texture_and_places_in_obj_are_those_of_the_mesh(tmp_path: Path) -> None:
+    for file, data in files().items():
+        (tmp_path / file).write_bytes(data)
+    mesh = trimesh.load_mesh(tmp_path / "mesh.obj", process=False)
+    assert (np.asarray(mesh.visual.material.image) == textured().texture).all()
+    assert np.allclose(mesh.visual.uv[mesh.faces] * [1, -1] + [0, 1], textured().mesh.uv[textured().mesh.faces], atol=1e-6)
+    assert np.allclose(mesh.vertices[mesh.faces], cleaned().vertices[cleaned().faces], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mesh.obj", "mesh.ply", "mesh.stl"])
@@ -168,7 +228,7 @@ def test_the_same_mesh_gives_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("formats", [("fbx",), ("glb", "step"), ()])
 def test_unknown_formats_are_refused(formats: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match="glb, obj, ply, stl"):
+    with pytest.raises(InputError, match="glb, usdz, obj, ply, stl"):
         write_files(textured(), formats, PROVENANCE)
 
 
@@ -176,6 +236,27 @@ def test_preview_is_as_wide_as_asked_and_shows_the_input() -> None:
     shown = sheet(textured(), views(), picture(), VIEW_NAMES, CONFIG.preview_px)
     assert shown.shape[1] == CONFIG.preview_px
     assert (np.abs(shown.astype(int) - PAINT).max(axis=2) < 8).mean() > 0.02
+
+
+def test_what_no_view_sees_has_the_colour_of_what_is_around_it() -> None:
+    above = render(textured(), orbit((0, 180), size_px=65, elevation_deg=90)).rgb[:, 32, 32]
+    seen = np.concatenate([COLOURS.numpy()[1:], [np.array(PAINT) / 255]])
+    for colour in above:
+        assert (colour > seen.min(axis=0) - 0.01).all()
+        assert (colour < seen.max(axis=0) + 0.01).all()
+
+
+def test_views_meet_without_a_jump() -> None:
+    mesh = textured().mesh
+    sources = source_of_vertices(mesh, views(), picture(), CONFIG)
+    assert sources[np.argmax(mesh.vertices[:, 2])] == 0
+    assert sources[np.argmin(mesh.vertices[:, 2])] == 3
+    edges = mesh.faces[:, :2]
+    jumps = np.abs(np.diff(bilinear(textured().texture, mesh.uv)[edges], axis=1))[:, 0].mean(axis=1)
+    meeting = (sources[edges] >= 0).all(axis=1) & (sources[edges[:, 0]] != sources[edges[:, 1]])
+    # Neighbouring views of the ball differ by 60 to 140 of 255; one edge, 5 degrees long, takes a part of that.
+    assert jumps[meeting].mean() < 30
+    assert jumps.max() < 70
 
 
 def test_a_surface_that_no_view_shows_becomes_grey() -> None:

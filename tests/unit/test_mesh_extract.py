@@ -7,10 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from img2mesh.errors import NumericalError
+from img2mesh.errors import InputError, NumericalError
 from img2mesh.geometry.cameras import orbit
-from img2mesh.mesh.clean import Silhouette, clean, drop_specks
+from img2mesh.mesh.clean import Silhouette, clean, drop_floating, drop_specks, levels
 from img2mesh.mesh.extract import extract, march_tetrahedra
+from img2mesh.mesh.intersections import intersecting_faces
+from img2mesh.mesh.reduce import faults
 from img2mesh.mesh.topology import (
     Mesh,
     component_volumes,
@@ -119,15 +121,83 @@ def test_a_speck_that_the_picture_shows_stays() -> None:
 def test_without_pymeshlab_open3d_decimates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     cleaned = clean(extract(ball(32, (0, 0, 0), 0.6)), faces=500, speck_share=0.01)
-    assert cleaned.decimated_by == "open3d"
+    assert cleaned.reduced_by == "open3d"
     assert len(cleaned.mesh.faces) <= 500
     assert defects(cleaned.mesh) == ()
+
+
+def test_a_ball_stuck_through_a_ball_is_found_and_one_beside_it_is_not() -> None:
+    one = extract(ball(20, (0, 0, 0), 0.5))
+    for offset, folded in ((0.6, True), (1.1, False)):
+        both = Mesh(
+            vertices=np.concatenate([one.vertices, one.vertices + np.array([offset, 0.013, 0.007])]),
+            faces=np.concatenate([one.faces, one.faces + len(one.vertices)]),
+        )
+        assert bool(intersecting_faces(both).any()) is folded
+    assert not intersecting_faces(one).any()
+
+
+def test_faces_that_meet_in_a_vertex_and_cross_are_found() -> None:
+    vertices = np.array([[0.0, 0, 0], [1, -0.5, 0], [1, 0.5, 0], [0.5, 0, -1], [0.5, 0, 1]])
+    crossed = Mesh(vertices=vertices, faces=np.array([[0, 1, 2], [0, 3, 4]]))
+    assert intersecting_faces(crossed).tolist() == [True, True]
+    apart = Mesh(vertices=vertices * [1, 1, 1] + np.array([[0, 0, 0]] * 3 + [[-2, 0, 0]] * 2), faces=crossed.faces)
+    assert not intersecting_faces(apart).any()
+
+
+def fence(size: int = 96) -> Grid:
+    """Slats of two voxels, crossed by thin rails, with rough sides."""
+    x, y, z = axes(size)
+    rough = 0.012 * np.sin(37 * y) * np.sin(41 * x)
+    slats = np.maximum(np.abs((x * 6) % 1 - 0.5) / 6 - 0.035, np.abs(z) - 0.02 + rough)
+    rails = np.maximum(np.abs(np.abs(y) - 0.4) - 0.04, np.abs(z - 0.03) - 0.02 + rough)
+    return np.maximum(np.minimum(slats, rails), np.maximum(np.abs(x), np.abs(y)) - 0.8)
+
+
+@pytest.mark.parametrize(("faces", "lost"), [(5000, 0.05), (1500, 0.25)])
+def test_thin_slats_are_reduced_without_a_fold(faces: int, lost: float) -> None:
+    whole = extract(fence())
+    mesh = clean(whole, faces=faces, speck_share=0.001).mesh
+    assert faults(mesh) == ()
+    assert len(mesh.faces) <= faces
+    assert volume(mesh) == pytest.approx(volume(whole), rel=lost)
+
+
+def test_levels_of_detail_are_sound_and_ever_coarser() -> None:
+    cleaned = clean(extract(torus(40)), faces=3000, speck_share=0.01)
+    meshes = levels(cleaned, (1000, 300))
+    assert list(meshes) == ["mesh", "mesh_lod1", "mesh_lod2"]
+    assert [len(mesh.faces) <= budget for mesh, budget in zip(meshes.values(), (3000, 1000, 300), strict=True)] == [True] * 3
+    assert [faults(mesh) for mesh in meshes.values()] == [(), (), ()]
+    assert [euler_number(mesh) for mesh in meshes.values()] == [0, 0, 0]
+
+
+def test_isotropic_triangles_are_even() -> None:
+    mesh = clean(extract(torus(40)), faces=3000, speck_share=0.01, remesh="isotropic").mesh
+    corners = mesh.vertices[mesh.faces]
+    edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2)
+    assert np.quantile(edges.max(axis=1) / edges.min(axis=1), 0.95) < 2
+    assert 2000 < len(mesh.faces) <= 3300
+    assert faults(mesh) == ()
+    assert volume(mesh) == pytest.approx(2 * math.pi**2 * 0.55 * 0.22**2, rel=0.03)
+
+
+def test_isotropic_remeshing_names_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pymeshlab"):
+        clean(extract(ball(24, (0, 0, 0), 0.6)), faces=500, speck_share=0.01, remesh="isotropic")
+
+
+def test_small_parts_apart_from_the_body_go_and_near_ones_stay() -> None:
+    field = np.minimum(ball(96, (0, 0, 0), 0.5), np.minimum(ball(96, (0, 0.6, 0), 0.06), ball(96, (0.43, 0.43, 0), 0.06)))
+    mesh = drop_floating(weld(extract(field)))
+    assert face_components(mesh).max() == 0 or mesh.vertices[:, 1].max() < 0.56
 
 
 def test_a_small_mesh_is_left_alone() -> None:
     mesh = extract(ball(12, (0, 0, 0), 0.5))
     cleaned = clean(mesh, faces=10_000, speck_share=0.01)
-    assert cleaned.decimated_by == "none"
+    assert cleaned.reduced_by == "none"
     assert len(cleaned.mesh.faces) == len(mesh.faces)
 
 
