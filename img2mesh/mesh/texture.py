@@ -71,7 +71,8 @@ class _Picture:
         camera: One camera of the picture's size.
         rgb: float32 [height, width, 3], straight sRGB in [0, 1].
         depth_inside_px: float32 [height, width, 1], distance to the silhouette; 0 outside.
-        nearest: float32 [ring, height, width], z-depth of what is nearest in ever wider squares around each pixel.
+        nearest: float32 [ring, height, width], z-depth of what is nearest in ever wider squares around each pixel; no ring for
+            a picture that does not fade towards what hides the surface.
     """
 
     camera: Cameras
@@ -118,8 +119,9 @@ def _with_picture(
 ) -> tuple[Floats, Floats]:
     """Colours with the picture's where it sees them at a fair angle, and its share [texel] in each."""
     generated, weights = blend
+    # The person's own picture does not fade: it is the truth wherever it sees the surface.
     front = _picture(
-        scene,
+        None,
         camera.resized(picture.shape[1], picture.shape[0]),
         picture[..., :3].astype(np.float32) / 255,
         picture[..., 3].astype(np.float32) / 255,
@@ -203,7 +205,7 @@ def _picture(
     *,
     coverage: float,
 ) -> _Picture:
-    """The posed picture whose silhouette is where it covers more than this of a pixel."""
+    """The posed picture whose silhouette is where it covers more than this of a pixel; without a scene it never fades."""
     opaque = alpha > OPAQUE
     if not opaque.any():
         opaque = alpha >= alpha.max()
@@ -213,7 +215,7 @@ def _picture(
         camera=camera,
         rgb=straight[tuple(nearest)],
         depth_inside_px=inside[..., None].astype(np.float32),
-        nearest=_nearest(scene, camera),
+        nearest=np.zeros((0, 1, 1), dtype=np.float32) if scene is None else _nearest(scene, camera),
     )
 
 
@@ -226,7 +228,7 @@ def _nearest(scene: Any, camera: Cameras) -> npt.NDArray[np.float32]:
     return np.stack([minimum_filter(depth, 2 * step_px * ring + 1) for ring in range(1, _FADE_STEPS + 1)]).astype(np.float32)
 
 
-def _open_sight(texels: _Texels, cosine: Floats, pixels: Floats, z: Floats, picture: _Picture) -> Floats:
+def _open_sight(cosine: Floats, pixels: Floats, z: Floats, picture: _Picture) -> Floats:
     """1 far from everything that hides a neighbouring part of the surface from the view, falling to 0 beside it."""
     camera = picture.camera
     x, y = (
@@ -244,7 +246,7 @@ def _open_sight(texels: _Texels, cosine: Floats, pixels: Floats, z: Floats, pict
 def _see(texels: _Texels, scene: Any, picture: _Picture) -> tuple[Floats, Floats, Floats]:
     """What a picture shows of each texel: colour [texel, 3], cosine of the angle of sight (0 if hidden), pixels inside.
 
-    The cosine fades towards what hides the surface, so that no view ends at a sharp line.
+    The cosine of a view that fades does so towards what hides the surface, so that the view does not end at a sharp line.
     """
     camera = picture.camera
     projected, depths = project(camera, torch.from_numpy(texels.points).float()[None])
@@ -261,7 +263,9 @@ def _see(texels: _Texels, scene: Any, picture: _Picture) -> tuple[Floats, Floats
     framed = ((uv >= 0) & (uv <= 1)).all(axis=1)
     colour = bilinear(picture.rgb, uv).astype(np.float64)
     inside = bilinear(picture.depth_inside_px, uv)[:, 0].astype(np.float64)
-    return colour, np.where(framed, visible, 0.0) * _open_sight(texels, cosine, pixels, z, picture), inside
+    if len(picture.nearest):
+        visible = visible * _open_sight(cosine, pixels, z, picture)
+    return colour, np.where(framed, visible, 0.0), inside
 
 
 def _towards(camera: Cameras, points: Floats) -> Floats:
