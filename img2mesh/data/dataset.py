@@ -97,4 +97,5 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines()]
     if any(row["split"] != "train" for row in rows):
         return rows
-    return [row | {"split": "train" if number % HELD_BACK else "val"} for number, row in enumerate(rows)]
+    stride = min(HELD_BACK, len(rows))
+    return [row | {"split": "train" if number % stride else "val"} for number, row in enumerate(rows, start=1)]

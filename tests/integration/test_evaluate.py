@@ -13,10 +13,11 @@ from flows.cli import app
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ball and a flat box; a plain folder counts as the train split."""
+    """A ball, a flat box, and a cone, which is held back as the last of a plain folder."""
     folder = tmp_path_factory.mktemp("objects")
     trimesh.creation.icosphere(subdivisions=3).export(folder / "ball.glb")
     trimesh.creation.box(extents=(1, 0.4, 0.7)).export(folder / "box.glb")
+    trimesh.creation.cone(0.5, 1.0).export(folder / "cone.glb")
     return folder
 
 
