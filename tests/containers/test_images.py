@@ -1,10 +1,11 @@
 """Every image does its work offline, as nobody special, on a root that cannot be written."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 import img2mesh
 from flows.launch import in_container, in_process
@@ -28,12 +29,22 @@ def owned(store: Store, folder: Path) -> None:
         os.chown(path, NOBODY_SPECIAL, NOBODY_SPECIAL)
 
 
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sums of several threads differ in the last digit from those of one; torch may have been started before."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_all_stages_publish_in_containers_what_they_publish_in_this_process(
-    image: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image: Callable[[str], str], tmp_path: Path
 ) -> None:
     for family in ("torch", "mesh"):
         image(family)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     here, there = open_store(str(tmp_path / "here")), open_store(str(tmp_path / "there"))
     data = (ROOT / "examples/images/armchair.png").read_bytes()
     source: Model = SourceImage(name="armchair", image=here.put_blob(data, "image/png"))
