@@ -77,7 +77,7 @@ def test_errors_say_what_to_do(store: Store, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_batch_from_bucket_to_bucket(s3: Mapping[str, str], store: Store, tmp_path: Path) -> None:
-    inbox = open_store("s3://tests/inbox/birds")
+    inbox = open_store("s3://tests/pictures/birds")
     inbox.write("owl.png", picture(tmp_path / "owl.png", 1).read_bytes())
     inbox.write("deeper/cat.png", picture(tmp_path / "cat.png", 2).read_bytes())
     inbox.write("text.png", b"no picture")
