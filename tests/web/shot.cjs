@@ -10,6 +10,7 @@ const page = `<!doctype html><style>body{margin:0}</style><script type="module" 
 <model-viewer src="/mesh.glb" style="width:${side}px;height:${side}px;background:#fff" camera-target="0m 0m 0m"
   camera-orbit="30deg 70deg ${distance}m" max-camera-orbit="auto auto 100m" field-of-view="${fieldOfView}deg"
   min-field-of-view="1deg" environment-image="neutral" tone-mapping="neutral" shadow-intensity="0" interaction-prompt="none">
+  <div slot="progress-bar"></div>
 </model-viewer>`;
 const files = {
   '/': ['text/html', page],
