@@ -60,9 +60,7 @@ def sample(
         if guidance_scale == 1:
             prediction = network(noisy, timestep, embeddings, labels)
         else:
-            prediction = (_guided_in_halves if split_guidance else _guided)(
-                network, noisy, timestep, embeddings, labels, guidance_scale
-            )
+            prediction = _guided(network, noisy, timestep, embeddings, labels, guidance_scale, in_halves=split_guidance)
         latents = scheduler.step(prediction, timestep, latents, eta=eta, generator=generator).prev_sample
     return latents
 
@@ -74,33 +72,23 @@ def _guided(
     embeddings: Float[Tensor, "row 1 dim"],
     labels: Float[Tensor, "row 10"],
     scale: float,
+    *,
+    in_halves: bool,
 ) -> Float[Tensor, "row latent height width"]:
     """Prediction moved away from the one that is told nothing of the picture.
 
-    The batch is [normal_uncond, normal_cond, colour_uncond, colour_cond]: halves by domain, as the joint attention needs.
+    In one batch it is [normal_uncond, normal_cond, colour_uncond, colour_cond]: halves by domain, as the joint attention needs.
+    In two it gives the same, since the objects of a batch do not influence one another.
     """
-    prediction = network(
-        _interleave(_untold(noisy), noisy),
-        timestep,
-        _interleave(torch.zeros_like(embeddings), embeddings),
-        _interleave(labels, labels),
-    )
-    normal_free, normal_told, colour_free, colour_told = prediction.chunk(4)
-    free, told = torch.cat([normal_free, colour_free]), torch.cat([normal_told, colour_told])
+    blank, nothing = _untold(noisy), torch.zeros_like(embeddings)
+    if in_halves:
+        free = network(blank, timestep, nothing, labels)
+        told = network(noisy, timestep, embeddings, labels)
+    else:
+        inputs = _interleave(blank, noisy), timestep, _interleave(nothing, embeddings), _interleave(labels, labels)
+        normal_free, normal_told, colour_free, colour_told = network(*inputs).chunk(4)
+        free, told = torch.cat([normal_free, colour_free]), torch.cat([normal_told, colour_told])
     return free + scale * (told - free)
-
-
-def _guided_in_halves(
-    network: Network,
-    noisy: Float[Tensor, "row channel height width"],
-    timestep: Tensor,
-    embeddings: Float[Tensor, "row 1 dim"],
-    labels: Float[Tensor, "row 10"],
-    scale: float,
-) -> Float[Tensor, "row latent height width"]:
-    """What `_guided` gives, since the objects of a batch do not influence one another."""
-    free = network(_untold(noisy), timestep, torch.zeros_like(embeddings), labels)
-    return free + scale * (network(noisy, timestep, embeddings, labels) - free)
 
 
 def _untold(noisy: Float[Tensor, "row channel height width"]) -> Float[Tensor, "row channel height width"]:
