@@ -17,6 +17,7 @@ import httpx
 from prefect import flow, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.context import TagsContext
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -28,6 +29,7 @@ from flows.assets import open_assets
 from flows.claims import Claims
 from flows.devices import on_a_device
 from flows.embedded import is_healthy
+from flows.heartbeats import heartbeats, instead_of_prefect_s
 from flows.inbox import Item, quarantine_refused
 from flows.launch import environment, in_process, launcher
 from flows.reconstruct import AnyStage, Event, RunStage, stages_of
@@ -177,21 +179,21 @@ def run_each(job: Job, items: Sequence[Item]) -> list[Outcome]:
     """
     progress = shown.Progress(job.request.name, len(items))
     done: dict[str, Outcome] = {}
-    with tags("img2mesh", f"batch:{job.request.name}", f"preset:{job.request.preset}"):
-        for outcome in _in_turn(job, items):
+    with tags("img2mesh", f"batch:{job.request.name}", f"preset:{job.request.preset}"), instead_of_prefect_s() as every_s:
+        for outcome in _in_turn(job, items, every_s):
             done[outcome.item.name] = outcome
             progress.done(len(done))
     return [done[item.name] for item in items]
 
 
-def _in_turn(job: Job, items: Sequence[Item]) -> Iterator[Outcome]:
+def _in_turn(job: Job, items: Sequence[Item], heartbeat_s: float | None) -> Iterator[Outcome]:
     claims, waiting = Claims(job.store), list(items)
     while waiting:
         left: list[Item] = []
         for item in waiting:
             with claims.claim(job.work_name(item)) as ours:
                 if ours:
-                    yield _run_one(job, item)
+                    yield _run_one(job, item, heartbeat_s)
                 else:
                     left.append(item)
         if len(left) == len(waiting):
@@ -199,9 +201,11 @@ def _in_turn(job: Job, items: Sequence[Item]) -> Iterator[Outcome]:
         waiting = left
 
 
-def _run_one(job: Job, item: Item) -> Outcome:
+def _run_one(job: Job, item: Item, heartbeat_s: float | None) -> Outcome:
     def body() -> Outcome:
-        return job.publish(item, job.walk(item, _task_runner(job, item))())
+        # A task with tags asks the server whether one of them is limited; the tags of its flow run are enough to find it.
+        with heartbeats(heartbeat_s), TagsContext(current_tags=set()):
+            return job.publish(item, job.walk(item, _task_runner(job, item))())
 
     called = flow(name="reconstruct", flow_run_name=lambda: item.name, persist_result=False, validate_parameters=False)(body)
     deadline = time.monotonic() + SERVER_PATIENCE_S
