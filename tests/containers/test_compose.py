@@ -123,7 +123,7 @@ def test_a_picture_submitted_through_compose_becomes_a_mesh(compose: Compose, mo
         assert time.monotonic() < deadline, state
         time.sleep(2)
     assert state["type"] == "COMPLETED", compose("logs", "worker")[-3000:]
-    assets = open_assets("s3://img2mesh/assets")
+    assets = open_assets("s3://img2mesh-assets")
     document = assets.document("daily", "armchair")
     assert "mesh.glb" in document.files
     assert list(assets.rotten_files(document)) == []
