@@ -32,7 +32,8 @@ from flows.embedded import is_healthy
 from flows.heartbeats import heartbeats, instead_of_prefect_s
 from flows.inbox import Item, quarantine_refused
 from flows.launch import environment, in_process, launcher
-from flows.reconstruct import AnyStage, Event, RunStage, stages_of
+from flows.options import all_formats, method_of, pipeline_of
+from flows.reconstruct import AnyStage, Event, RunStage
 from flows.submit import Job, Outcome, Request, ignore
 from img2mesh.errors import Img2MeshError, InputError, TransientError
 from img2mesh.manifests import Model
@@ -61,7 +62,11 @@ def batch(
     name: str | None = None,
     preset: str = "compact",
     formats: list[str] | None = None,
+    faces: int | None = None,
+    lods: list[int] | None = None,
+    remesh: Literal["isotropic"] | None = None,
     seed: int = 0,
+    neus: str = "native",
     quarantine: bool = False,
     launch: str | None = None,
 ) -> dict[str, Any]:
@@ -73,19 +78,32 @@ def batch(
         store: Where blobs and manifests are.
         name: The batch's folder among the assets; by default that of the only folder submitted.
         preset: The preset's name.
-        formats: Mesh formats.
+        formats: Mesh formats; glb is always made.
+        faces: Budget of triangles; by default the preset's.
+        lods: Descending budgets for meshes of several levels of detail; the first is the mesh itself.
+        remesh: Make triangles of even size and shape.
         seed: Of everything that is random.
+        neus: What fits the surface: native, or nerfstudio.
         quarantine: Move refused pictures to `quarantine/` in their inbox, each with a file that gives the reason.
         launch: Where stages run, one of `flows.launch.HOW`; by default as IMG2MESH_LAUNCH says, or in the worker's process.
 
     Raises:
         Img2MeshError: Something other than a picture is at fault; refused pictures are in the report and no failure.
     """
-    from img2mesh import presets
-
-    chosen = formats or ["glb", "obj"]
-    request = Request.of(paths, assets=assets, store=store, name=name, preset=preset, formats=chosen, seed=seed)
-    pipeline = stages_of(presets.get(preset), seed=seed, formats=chosen)
+    request = Request.of(
+        paths,
+        assets=assets,
+        store=store,
+        name=name,
+        preset=preset,
+        formats=all_formats(formats or ["obj"]),
+        faces=faces,
+        lods=lods,
+        remesh=remesh,
+        seed=seed,
+        neus=method_of(neus),
+    )
+    pipeline = pipeline_of(request)
     where = launcher(launch or os.environ.get("IMG2MESH_LAUNCH", "process"))
     done = batches.submit(request, pipeline, listen=ignore, launch=where, run_pending=run_each)
     shown.show(open_assets(request.assets), request.name, [outcome.row() for outcome in done.outcomes])
