@@ -165,7 +165,8 @@ def submit(
         preset=preset,
         formats=split_formats(formats),
         seed=seed,
-        neus=_installed(neus),
+        # Elsewhere, what a stage needs is not to be found here.
+        neus=_installed(neus) if launch in ("process", "subprocess") else method_of(neus),
         faces=faces,
         lods=split_lods(lods),
         remesh=remesh and remesh.value,

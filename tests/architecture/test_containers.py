@@ -59,6 +59,13 @@ def test_images_install_pinned_versions(path: Path) -> None:
     assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9-]+(==[\w.]+|[<>].*<[\d.]+|<[\d.]+)", pin)] == []
 
 
+def test_nerfstudio_s_environment_is_pinned_as_a_whole() -> None:
+    lines = (ROOT / "containers/nerfstudio.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9_-]+==[\w.]+", pin)] == []
+    assert {"nerfstudio", "nerfacc"} <= {pin.partition("==")[0] for pin in pins}
+
+
 def test_the_orchestrator_comes_without_torch() -> None:
     names = {re.split("[<>=]", pin)[0] for pin in _installed("orchestrator")}
     assert {"prefect", "typer", "boto3", "pydantic"} <= names
@@ -77,7 +84,7 @@ def test_entrypoints_run_stages() -> None:
         return words
 
     assert entrypoint("torch") == ["python", "-m"]
-    assert entrypoint("mesh") == ["python", "-m"]
+    assert entrypoint("mesh") == entrypoint("nerfstudio") == ["python", "-m"]
     assert entrypoint("orchestrator") == ["img2mesh"]
 
 
