@@ -1,4 +1,4 @@
-"""`img2mesh train vae|multiview|decoder`: each network by one command, resumed by repeating it."""
+"""`img2mesh train vae|regressor|multiview|decoder`: each network by one command, resumed by repeating it."""
 
 import os
 import subprocess
@@ -39,13 +39,31 @@ def vae(views: Views, out: Out = Path("runs/vae"), steps: Steps = 3600, seed: Se
 
 
 @app.command()
-def multiview(views: Views, vae: Vae, out: Out = Path("runs/multiview"), steps: Steps = 1200, seed: Seed = 0) -> None:
+def regressor(views: Views, out: Out = Path("runs/regressor"), steps: Steps = 3600, seed: Seed = 0) -> None:
+    """Train the first guess of six views from one, which the generator starts from."""
+    from img2mesh.models.features import published_features
+    from img2mesh.training.regressor import RegressorConfig, train_regressor
+
+    _finish(train_regressor(views, published_features(), out, RegressorConfig.of(steps=steps, seed=seed), device=_device()))
+
+
+@app.command()
+def multiview(
+    views: Views,
+    *,
+    vae: Vae,
+    regressor: Annotated[Path | None, typer.Option(help="Weights of the finished first guess of the views.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Weights of the generator to start as.", show_default="random")] = None,
+    out: Out = Path("runs/multiview"),
+    steps: Steps = 1200,
+    seed: Seed = 0,
+) -> None:
     """Train the generator of six views from one."""
     from img2mesh.training.loop import LoopConfig
     from img2mesh.training.multiview import MultiviewConfig, train_multiview
 
-    loop = LoopConfig(steps=steps, seed=seed)
-    _finish(train_multiview(views, vae, out, MultiviewConfig(loop=loop), device=_device()))
+    config = MultiviewConfig(loop=LoopConfig(steps=steps, seed=seed))
+    _finish(train_multiview(views, vae, out, config, device=_device(), regressor=regressor, base=base))
 
 
 class Family(StrEnum):
