@@ -21,8 +21,6 @@ from img2mesh.training.loop import LoopConfig, train
 from img2mesh.training.sheets import write_sheet
 
 CONFIG: dict[str, Any] = {"size_px": 32, "channels": [24, 48, 96, 192], "dropout": 0.2}
-# Share of the frame that a picture's longest side takes.
-_FRAMED = 0.75
 _READ_AT_ONCE = 32
 
 
@@ -137,12 +135,12 @@ def _recoloured(views: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _stretched(views: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Objects made taller or flatter, and framed again by their front's longest side."""
+    """Objects made taller or flatter; the front's longest side stays, since a small front tells of a deep object."""
     count, size = len(views), views.shape[-1]
     taller = torch.exp((torch.rand(count, generator=generator) * 2 - 1) * strength)
     inside = views[:, 0, 3] >= 0.5
     height, width = inside.any(dim=2).sum(dim=1).clamp(min=1), inside.any(dim=1).sum(dim=1).clamp(min=1)
-    scale = (_FRAMED * size / torch.maximum(width, height * taller)).clamp(0.5, 2.0)
+    scale = torch.maximum(width, height) / torch.maximum(width, height * taller)
     turn = torch.zeros(count, 2, 3)
     turn[:, 0, 0], turn[:, 1, 1] = 1 / scale, 1 / (scale * taller)
     grid = functional.affine_grid(turn, [count, 1, size, size], align_corners=False)

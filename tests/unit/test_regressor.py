@@ -84,7 +84,7 @@ def test_the_guess_is_of_the_picture() -> None:
     assert not torch.allclose(first, second, atol=1e-3)
 
 
-def test_a_taller_object_has_flatter_normals_and_fills_the_frame() -> None:
+def test_a_taller_object_has_flatter_normals_and_the_same_longest_side() -> None:
     views = torch.zeros(1, 6, 7, 32, 32)
     views[:, :, :3] = 1
     views[:, :, 3, 8:24, 8:24] = 1
@@ -93,11 +93,12 @@ def test_a_taller_object_has_flatter_normals_and_fills_the_frame() -> None:
     taller = _stretched(views, 0.35, generator)
     inside = taller[0, 0, 3] >= 0.5
     height, width = int(inside.any(dim=1).sum()), int(inside.any(dim=0).sum())
-    assert max(height, width) == 24
+    assert max(height, width) == pytest.approx(16, abs=1)
+    assert height != width
     normal = taller[0, 0, 4:, 16, 16]
     assert float(normal.norm()) == pytest.approx(1, abs=1e-3)
     # A slope of one half way up becomes one of the two sides' ratio.
-    assert float(normal[1] / normal[2]) == pytest.approx(width / height, abs=0.06)
+    assert float(normal[1] / normal[2]) == pytest.approx(width / height, abs=0.1)
     assert torch.all(taller[:, :, :3] == 1)
 
 
