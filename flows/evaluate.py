@@ -180,7 +180,7 @@ def views(
     done: list[str] = []
     failed: list[str] = []
     data, chosen = samples(views, split, count=count, size_px=bench.preset.view_size_px)
-    baselines = _baselines(views)
+    baselines = _baselines(views) | _guesses(bench)
     shown = {item for _, item in evenly(chosen, min(sheet, len(chosen)))} if sheet else set()
     pictures: list[list[Tensor]] = []
     for number, (name, item) in enumerate(chosen, start=1):
@@ -216,6 +216,15 @@ def _generated(bench: "Workbench", sample: "Sample", name: str, *, guided: bool)
     coarse = bench.coarse(latents)
     aligned = bench.pictures(bench.decode(coarse))
     return {"generated, guided decode": aligned, "generated, plain decode": bench.pictures(coarse)}
+
+
+def _guesses(bench: "Workbench") -> "dict[str, Callable[[Sample], Pictures]]":
+    """The first guess that the generator starts from, if it has one: a plain regressor."""
+    from img2mesh.evaluation.views import first_guess
+    from img2mesh.models.multiview import load
+
+    guess = load(bench.preset.generator.name, bench.preset.generator.sha256).guess
+    return {} if guess is None else {"first guess": lambda sample: first_guess(sample, guess)}
 
 
 def _baselines(views: Path) -> "dict[str, Callable[[Sample], Pictures]]":
