@@ -70,7 +70,8 @@ def measure(images: int) -> None:
 
             run(inbox(folder / "warm", 3), "warm", run_as_flow)
             asked: Counter[str] = Counter()
-            _count(httpx.Client, "send", asked)
+            for client in (httpx.Client, httpx.AsyncClient):
+                _count(client, "send", asked)
             stored = _count_by_kind(S3Store)
             pictures = inbox(folder, images)
             groups = (weed.pid, server, database.process.pid)
@@ -108,11 +109,13 @@ def measure(images: int) -> None:
 @contextlib.contextmanager
 def _prefect(database: str, folder: Path) -> Iterator[int]:
     """Prefect's server on a database; gives its process group."""
+    from flows.embedded import RECORDING, quiet_environment
     from tests.integration.conftest import free_ports, wait_until_it_answers
 
+    quiet_environment()
     (port,) = free_ports(1)
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    quiet = {"PREFECT_HOME": str(folder / "prefect"), "DO_NOT_TRACK": "1", "PREFECT_UI_ENABLED": "0"}
+    quiet = {"PREFECT_HOME": str(folder / "prefect"), "DO_NOT_TRACK": "1", "PREFECT_UI_ENABLED": "0", **RECORDING}
     os.environ |= quiet
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(

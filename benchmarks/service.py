@@ -1,11 +1,14 @@
 """What orchestration and storage cost, with small stages that compute nothing: `python -m benchmarks.service [PART...]`.
 
-Parts: cached (a batch of 1,000 images that is done already), stages (cost per stage through Prefect's flows), workers (1, 2 and
-4 workers on sleeping stages), requests (what an image asks of the store). Without a part, all of them.
+Parts: cached (a batch of 1,000 images that is done already), stages (cost per stage through Prefect's flows), memory (of a
+worker over 1,000 images), workers (1, 2 and 4 workers on sleeping stages), requests (what an image asks of the store). Without
+a part, all but memory, which takes minutes.
 """
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import os
 import resource
 import sys
@@ -23,8 +26,8 @@ import pytest
 from command import picture, start, wait
 from small_cli import in_a_loop, steps
 
-from flows.batch import run_as_flow
 from flows.embedded import prefect_api
+from flows.reconstruct import Event
 from flows.submit import Report, Request, submit
 from img2mesh import storage
 
@@ -77,11 +80,14 @@ def stages(images: int) -> None:
         folder, pictures = Path(name), inbox(Path(name), images)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         with prefect_api() as wait_for_server:
+            from flows.batch import run_as_flow
+
             wait_for_server()
             warm = inbox(folder / "warm", 2)
             submitted(folder, warm, run_pending=run_as_flow)
             before_mb, asked = peak_mb(), Counter[str]()
-            _count(httpx.Client, "send", asked)
+            for client in (httpx.Client, httpx.AsyncClient):
+                _count(client, "send", asked)
             with measured() as seconds:
                 submitted(folder, pictures, run_pending=run_as_flow)
                 taken = seconds()
@@ -92,6 +98,32 @@ def stages(images: int) -> None:
         with measured() as seconds:
             submitted(folder / "plain", pictures, run_pending=in_a_loop)
             print(f"the same without Prefect                   {1000 * seconds() / images / STAGES:8.1f} ms a stage")
+
+
+def memory(images: int) -> None:
+    """What a worker holds after every hundredth image, and what is left when what lies unused is given back."""
+    held: list[float] = []
+
+    def look(event: Event) -> None:
+        if (event.stage, event.phase) == ("export_mesh", "done"):
+            held.append(resident_mb())
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, pictures = Path(name), inbox(Path(name), images)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        with prefect_api() as wait_for_server:
+            from flows.batch import run_as_flow
+
+            wait_for_server()
+            submitted(folder, pictures, run_pending=run_as_flow, listen=look)
+            print("MB after each hundredth image: " + " ".join(f"{mb:.0f}" for mb in held[99::100]))
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
+            print(f"after the batch {resident_mb():.0f} MB, of which Python's objects are counted: {len(gc.get_objects())}")
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024**2
 
 
 def workers(images: int, delay_s: float) -> None:
@@ -139,14 +171,16 @@ def _count(kind: type[Any], method: str, counts: Counter[str]) -> None:
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["cached", "stages", "workers", "requests", []])
-    parser.add_argument("--images", type=int, default=1000, help="of the cached batch")
+    parser.add_argument("parts", nargs="*", choices=["cached", "stages", "memory", "workers", "requests", []])
+    parser.add_argument("--images", type=int, default=1000, help="of the batches `cached` and `memory`")
     options = parser.parse_args()
     wanted = options.parts or ["cached", "stages", "workers", "requests"]
     if "cached" in wanted:
         cached(options.images)
     if "stages" in wanted:
-        stages(15)
+        stages(40)
+    if "memory" in wanted:
+        memory(options.images)
     if "workers" in wanted:
         workers(24, 0.25)
     if "requests" in wanted:
