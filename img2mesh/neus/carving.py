@@ -49,7 +49,8 @@ _SIGHT_VOXELS = 2.0
 _NEAR_COSINE = 0.5
 # A view that its neighbours contradict on more than this share of the hull's surface is wrong as a whole.
 _DISTRUSTED = 0.6
-_CHUNK = 1 << 20
+# Around what is looked at, voxels or pixels.
+_MARGIN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,30 +78,39 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
     """
     seen = _seen(views)
     trusted = _trusted(views, seen, start)
-    ahead, resolution = torch.full((start.numel(),), -torch.inf), start.shape[0]
+    solid = (start.reshape(-1) < 0).nonzero()[:, 0]
+    points, ahead = corner_points(solid, start.shape[0]), torch.full((len(solid),), -torch.inf)
     for view in trusted:
         depth = _depth(views, seen, view, trusted, start)
         if bool(torch.isfinite(depth).any()):
-            for flat in torch.arange(start.numel()).split(_CHUNK):
-                points = corner_points(flat, resolution)
-                pixel, inside = _pixel(views.cameras[[view]], points)
-                before = depth.view(-1)[pixel] - project(views.cameras[[view]], points[None])[1][0]
-                ahead[flat] = torch.where(inside, torch.maximum(ahead[flat], before), ahead[flat])
-    return torch.maximum(start, _as_distance(ahead.reshape(start.shape), start))
+            pixel, z, inside = _pixel(views.cameras[[view]], points)
+            ahead = torch.where(inside, torch.maximum(ahead, depth.view(-1)[pixel] - z), ahead)
+    everywhere = torch.full((start.numel(),), -torch.inf).index_copy_(0, solid, ahead)
+    return torch.maximum(start, _as_distance(everywhere.reshape(start.shape), start))
 
 
 def _as_distance(ahead: Float[Tensor, "z y x"], start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
     """Signed distance to the boundary of what lies ahead of depth maps, whose own values jump where these do."""
-    voxel, outside = spacing(start.shape[0]), (start >= 0).numpy()
+    voxel, near = spacing(start.shape[0]), _box(start < 0)
+    distance, ahead = torch.full_like(start, -torch.inf), ahead[near]
+    outside = (start[near] >= 0).numpy()
     carved_out = (ahead > 0).numpy() & ~outside
     if not carved_out.any():
-        return torch.full_like(start, -torch.inf)
+        return distance
     # It reaches into the space about the start, so that no shell stays between the two.
     empty = carved_out | (binary_dilation(carved_out, iterations=2) & outside)
     ahead = torch.where(torch.from_numpy(empty & outside), torch.inf, ahead)
     inner, outer = (distance_transform_edt(side).astype(np.float32) for side in (empty, ~empty))
     nearest = torch.from_numpy(np.where(empty, inner, outer)) * voxel
-    return torch.sign(ahead) * torch.minimum(ahead.abs(), nearest)
+    distance[near] = torch.sign(ahead) * torch.minimum(ahead.abs(), nearest)
+    return distance
+
+
+def _box(flags: Bool[Tensor, "*axes"]) -> tuple[slice, ...]:
+    """The box of what is flagged, with a margin."""
+    places = flags.nonzero()
+    low, high = (places.amin(0) - _MARGIN).clamp(min=0).tolist(), (places.amax(0) + 1 + _MARGIN).tolist()
+    return tuple(slice(first, last) for first, last in zip(low, high, strict=True))
 
 
 def _seen(views: Views) -> _Seen:
@@ -139,13 +149,25 @@ def _depth(
 ) -> Float[Tensor, "height width"]:
     """z-depth up to which nothing is in a view; `-inf` where that is unknown."""
     voxel = spacing(start.shape[0])
+    covered = views.alpha[view] > _COVERED
+    depth = torch.full_like(views.alpha[view], -torch.inf)
+    if not bool(covered.any()):
+        return depth
+    window = _box(covered)
     swept = _contradictions(views, seen, view, trusted, start)
-    whole = pieces(views, view)
+    whole = pieces(views, view).within(window)
     level = _levels(whole, swept)
     # What is contradicted where the rest of its piece is right is another piece, further back.
-    level = torch.maximum(level, _levels(whole.within(_at(swept.cost, level) > _WRONG), swept))
-    level = _between_pieces(torch.where(level >= 0, level, -torch.inf), views.alpha[view] > _COVERED)
-    return torch.where(level > swept.hull + _GAIN_VOXELS, swept.depths[0] + level * voxel, -torch.inf)
+    level = torch.maximum(level, _levels(whole.among(_opened(_at(swept.cost, level) > _WRONG)), swept))
+    level = _between_pieces(torch.where(level >= 0, level, -torch.inf), covered[window])
+    depth[window] = torch.where(level > swept.hull + _GAIN_VOXELS, swept.depths[0] + level * voxel, -torch.inf)
+    return depth
+
+
+def _opened(flags: Bool[Tensor, "height width"]) -> Bool[Tensor, "height width"]:
+    """The flags without what is nowhere three pixels wide."""
+    core = -F.max_pool2d(-flags.float()[None], 3, stride=1, padding=1)
+    return F.max_pool2d(core, 3, stride=1, padding=1)[0] > 0
 
 
 def _levels(found: Pieces, swept: "_Swept") -> Float[Tensor, "height width"]:
@@ -201,7 +223,7 @@ class _Inside:
     Attributes:
         row: Of each pixel.
         column: Of each pixel.
-        depths: z-depths, a voxel apart over the whole cube.
+        depths: z-depths, a voxel apart.
         level: Number of the depth of each place.
         number: Number of the pixel of each place.
         points: World positions of the places.
@@ -226,6 +248,8 @@ def _inside(views: Views, view: int, start: Float[Tensor, "z y x"]) -> _Inside:
     points = origins[row, column] + directions[row, column] * depths[:, None, None]
     values = sample(start, points)
     inner = values < 0
+    [within] = _box(inner.any(1)) if bool(inner.any()) else [slice(0, 2)]
+    depths, points, values, inner = depths[within], points[within], values[within], inner[within]
     level, number = inner.nonzero().unbind(-1)
     entry, pixels = inner.float().argmax(0), torch.arange(len(row))
     before, after = values[(entry - 1).clamp(min=0), pixels], values[entry, pixels]
@@ -242,20 +266,23 @@ def _inside(views: Views, view: int, start: Float[Tensor, "z y x"]) -> _Inside:
 
 
 def _contradictions(views: Views, seen: _Seen, view: int, trusted: Sequence[int], start: Float[Tensor, "z y x"]) -> "_Swept":
-    """What the trusted views nearest to one say about each depth of each of its pixels, as means over nine pixels."""
+    """What the trusted views nearest to one say about each depth of the pixels near its object, as means over nine of them."""
     rays_in = _inside(views, view, start)
-    row, column = rays_in.row[rays_in.number], rays_in.column[rays_in.number]
-    size = (len(rays_in.depths), *views.alpha.shape[1:])
+    rows, columns = window = _box(views.alpha[view] > _COVERED)
+    size = (len(rays_in.depths), *views.alpha[view][window].shape)
+    pixel = (rays_in.row * views.cameras.width_px + rays_in.column)[rays_in.number]
+    at = (rays_in.row - rows.start, rays_in.column - columns.start)
+    row, column = (index[rays_in.number] for index in at)
     inside = torch.zeros(size, dtype=torch.bool)
     inside[rays_in.level, row, column] = True
     others = _others(seen.cameras, view, trusted)
     against, asked = (torch.zeros(max(1, len(others)), *size) for _ in range(2))
     for number, other in enumerate(others):
         volume = torch.zeros(2, *size)
-        volume[:, rays_in.level, row, column] = torch.stack(_answers(seen, view, other, rays_in.points, row * size[2] + column))
+        volume[:, rays_in.level, row, column] = torch.stack(_answers(seen, view, other, rays_in.points, pixel))
         against[number], asked[number] = F.avg_pool2d(volume, 3, stride=1, padding=1)
     hull = torch.zeros(size[1:])
-    hull[rays_in.row, rays_in.column] = rays_in.hull
+    hull[at] = rays_in.hull
     least = torch.where(asked > 0, against / asked.clamp(min=1e-6), torch.inf).amin(0)
     least = torch.where(torch.isinf(least), _UNKNOWN, least)
     entry = inside.float().argmax(0)
@@ -269,7 +296,7 @@ class _Swept:
     """What other views say about the depths of one view's pixels.
 
     Attributes:
-        depths: z-depths, a voxel apart over the whole cube.
+        depths: z-depths, a voxel apart.
         hull: Level at which the ray of each pixel enters the start, between whole numbers.
         cost: How much each place is contradicted, by the view that does so least; fully behind the start.
     """
@@ -294,7 +321,7 @@ def _answers(
     against, asked = torch.zeros(len(points)), torch.zeros(len(points))
     forward = seen.cameras.world_from_camera[other, :3, 2]
     faced = (seen.normals[view, here] @ forward < -_FACING_COSINE).nonzero()[:, 0]
-    there, inside = _pixel(seen.cameras[[other]], points[faced])
+    there, _, inside = _pixel(seen.cameras[[other]], points[faced])
     inside &= torch.isfinite(seen.low[other, there, 0])
     faced, there = faced[inside], there[inside]
     mine = here[faced]
@@ -311,9 +338,11 @@ def _clear_sight(start: Tensor, points: Float[Tensor, "points 3"], forward: Floa
     return (sample(start, points[:, None] - away[:, None] * forward) > 0).all(1)
 
 
-def _pixel(camera: Cameras, points: Float[Tensor, "points 3"]) -> tuple[Int[Tensor, "points"], Bool[Tensor, "points"]]:
-    """Flat index of the pixel of each point, and whether it lies in the picture."""
+def _pixel(
+    camera: Cameras, points: Float[Tensor, "points 3"]
+) -> tuple[Int[Tensor, "points"], Float[Tensor, "points"], Bool[Tensor, "points"]]:
+    """Flat index of the pixel of each point, its z-depth, and whether it lies in the picture."""
     pixels, z = project(camera, points[None])
     x, y = pixels[0].floor().long().unbind(-1)
     inside = (x >= 0) & (x < camera.width_px) & (y >= 0) & (y < camera.height_px) & (z[0] > 0)
-    return torch.where(inside, y * camera.width_px + x, 0), inside
+    return torch.where(inside, y * camera.width_px + x, 0), z[0], inside

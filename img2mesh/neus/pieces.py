@@ -40,7 +40,11 @@ class Pieces:
     depth: Float[Tensor, "height width"]
     count: int
 
-    def within(self, chosen: Bool[Tensor, "height width"]) -> "Pieces":
+    def within(self, window: tuple[slice, ...]) -> "Pieces":
+        """The same in a part of the picture."""
+        return Pieces(label=self.label[window], depth=self.depth[window], count=self.count)
+
+    def among(self, chosen: Bool[Tensor, "height width"]) -> "Pieces":
         """The connected parts of the pieces among some of the pixels."""
         label = torch.where(chosen, self.label, -1)
         alike = [(label[here] == label[after]) & (label[here] >= 0) for here, after in map(_pairs, _AHEAD)]
