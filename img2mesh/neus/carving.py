@@ -200,7 +200,9 @@ def _at(against: Float[Tensor, "depth height width"], level: Float[Tensor, "heig
     return torch.where(level >= 0, value, 0.0)
 
 
-def _between_pieces(level: Float[Tensor, "height width"], usable: Bool[Tensor, "height width"]) -> Float[Tensor, "height width"]:
+def _between_pieces(
+    level: Float[Tensor, "height width"], usable: Bool[Tensor, "height width"]
+) -> Float[Tensor, "height width"]:
     """The levels with those of pixels between pieces: the least deep one around."""
     for _ in range(_BORDER_PX):
         around = -F.max_pool2d(torch.where(torch.isinf(level), -torch.inf, -level)[None], 3, stride=1, padding=1)[0]
