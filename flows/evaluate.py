@@ -388,6 +388,8 @@ def _decoded(
     from dataclasses import replace
 
     from img2mesh.evaluation.decoder import decode_guided, decode_plain
+    from img2mesh.evaluation.views import Pictures
+    from img2mesh.metrics.consistency import carried
     from img2mesh.models.autoencoder import load
 
     plain = load(bench.preset.autoencoder.name, bench.preset.autoencoder.sha256)
@@ -396,7 +398,12 @@ def _decoded(
         guided = replace(scene, depth=_guide(scene, kind, noise, bench.seed))
         label = f", {kind} depth" + (f" + {noise:g}" if noise else "") if len(guides) > 1 else ""
         decoded |= {name + label: decode_guided(network, guided) for name, network in networks.items()}
-    return {**decoded, "plain": decode_plain(plain, scene)}
+    alone = decode_plain(plain, scene)
+    if scene.geometry is not scene.truth.depth:
+        return {**decoded, "plain": alone}
+    # What the exact front and the true depth are worth without any network.
+    warped = carried(alone.rgb, scene.truth.rgb[0], scene.truth.depth, scene.cameras)
+    return {**decoded, "plain": alone, "plain, front carried by true depth": Pictures(rgb=warped, alpha=alone.alpha)}
 
 
 def _guide(scene: "Scene", kind: str, noise: float, seed: int) -> "Tensor":
