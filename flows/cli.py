@@ -537,7 +537,7 @@ def pull(
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, name="train")
 def _train() -> None:
-    """Train the compact weights: vae, multiview or decoder."""
+    """Train the compact weights: vae, regressor, multiview or decoder."""
 
 
 def _console(*, stderr: bool = False) -> "Console":

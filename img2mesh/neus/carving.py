@@ -21,6 +21,7 @@ from torch import Tensor
 from img2mesh.geometry.cameras import Cameras, project, rays
 from img2mesh.geometry.views import Views
 from img2mesh.neus.grid import corner_points, sample, spacing
+from img2mesh.neus.pieces import Pieces, pieces
 
 # Differences that sampling explains: of colours in [0, 1], and of the components of normals.
 _COLOUR, _NORMAL = 0.1, 0.25
@@ -30,23 +31,26 @@ _FACING_COSINE = 0.25
 _ASKED = 4
 # Pixels that are covered less than this show two things at once.
 _COVERED = 0.95
-# Share of contradictions in the window about a pixel: above the first the hull is wrong, below the second a place may be right.
-_WRONG, _RIGHT = 0.7, 0.35
-# So far before its place does a surface begin to look right.
-_EARLY_VOXELS = 1.0
-# Neighbouring pixels of one smooth surface differ by less than this in colour and normal, and by fewer voxels in depth.
-_SMOOTH, _LINKED_VOXELS = 0.1, 4.0
-# Normals of surfaces seen at less than this cosine tell too little about their depth.
-_STEEP_COSINE = 0.3
-# A neighbour's depth is taken over when it is deeper by this much; less than this behind the hull nothing is carved, voxels.
-_TIE_VOXELS, _GAIN_VOXELS = 0.25, 0.75
+# A pixel contradicted this much is not where its piece is.
+_WRONG = 0.7
+# What counts against a place that no view can judge.
+_UNKNOWN = 0.3
+# Places of a piece that differ by less than this in the share of contradictions are equally good.
+_AS_GOOD = 0.03
+# Levels at which a piece is tried, and how far before the hull a pixel may be, voxels.
+_STEP, _CONTACT = 0.5, 0.25
+# Pixels between two pieces are this many at most.
+_BORDER_PX = 2
+# Less than this behind the hull nothing is carved, voxels.
+_GAIN_VOXELS = 0.75
 # Steps along a line of sight, voxels.
 _SIGHT_VOXELS = 2.0
 # Views further apart than this are not asked about each other.
 _NEAR_COSINE = 0.5
 # A view that its neighbours contradict on more than this share of the hull's surface is wrong as a whole.
 _DISTRUSTED = 0.6
-_CHUNK = 1 << 20
+# Around what is looked at, voxels or pixels.
+_MARGIN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,30 +78,39 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
     """
     seen = _seen(views)
     trusted = _trusted(views, seen, start)
-    ahead, resolution = torch.full((start.numel(),), -torch.inf), start.shape[0]
+    solid = (start.reshape(-1) < 0).nonzero()[:, 0]
+    points, ahead = corner_points(solid, start.shape[0]), torch.full((len(solid),), -torch.inf)
     for view in trusted:
         depth = _depth(views, seen, view, trusted, start)
         if bool(torch.isfinite(depth).any()):
-            for flat in torch.arange(start.numel()).split(_CHUNK):
-                points = corner_points(flat, resolution)
-                pixel, inside = _pixel(views.cameras[[view]], points)
-                before = depth.view(-1)[pixel] - project(views.cameras[[view]], points[None])[1][0]
-                ahead[flat] = torch.where(inside, torch.maximum(ahead[flat], before), ahead[flat])
-    return torch.maximum(start, _as_distance(ahead.reshape(start.shape), start))
+            pixel, z, inside = _pixel(views.cameras[[view]], points)
+            ahead = torch.where(inside, torch.maximum(ahead, depth.view(-1)[pixel] - z), ahead)
+    everywhere = torch.full((start.numel(),), -torch.inf).index_copy_(0, solid, ahead)
+    return torch.maximum(start, _as_distance(everywhere.reshape(start.shape), start))
 
 
 def _as_distance(ahead: Float[Tensor, "z y x"], start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
     """Signed distance to the boundary of what lies ahead of depth maps, whose own values jump where these do."""
-    voxel, outside = spacing(start.shape[0]), (start >= 0).numpy()
+    voxel, near = spacing(start.shape[0]), _box(start < 0)
+    distance, ahead = torch.full_like(start, -torch.inf), ahead[near]
+    outside = (start[near] >= 0).numpy()
     carved_out = (ahead > 0).numpy() & ~outside
     if not carved_out.any():
-        return torch.full_like(start, -torch.inf)
+        return distance
     # It reaches into the space about the start, so that no shell stays between the two.
     empty = carved_out | (binary_dilation(carved_out, iterations=2) & outside)
     ahead = torch.where(torch.from_numpy(empty & outside), torch.inf, ahead)
     inner, outer = (distance_transform_edt(side).astype(np.float32) for side in (empty, ~empty))
     nearest = torch.from_numpy(np.where(empty, inner, outer)) * voxel
-    return torch.sign(ahead) * torch.minimum(ahead.abs(), nearest)
+    distance[near] = torch.sign(ahead) * torch.minimum(ahead.abs(), nearest)
+    return distance
+
+
+def _box(flags: Bool[Tensor, "*axes"]) -> tuple[slice, ...]:
+    """The box of what is flagged, with a margin."""
+    places = flags.nonzero()
+    low, high = (places.amin(0) - _MARGIN).clamp(min=0).tolist(), (places.amax(0) + 1 + _MARGIN).tolist()
+    return tuple(slice(first, last) for first, last in zip(low, high, strict=True))
 
 
 def _seen(views: Views) -> _Seen:
@@ -136,23 +149,65 @@ def _depth(
 ) -> Float[Tensor, "height width"]:
     """z-depth up to which nothing is in a view; `-inf` where that is unknown."""
     voxel = spacing(start.shape[0])
+    covered = views.alpha[view] > _COVERED
+    depth = torch.full_like(views.alpha[view], -torch.inf)
+    if not bool(covered.any()):
+        return depth
+    window = _box(covered)
     swept = _contradictions(views, seen, view, trusted, start)
-    depths, hull = swept.depths, swept.inside.float().argmax(0)
-    depth = _found(swept, hull, voxel)
-    depth = _spread(depth, swept.inside & swept.likely, views, view, depths, voxel)
-    carved_to = torch.where(depth > depths[hull] + _GAIN_VOXELS * voxel, depth, -torch.inf)
-    return _to_borders(carved_to, depths[hull], views, view, voxel)
+    whole = pieces(views, view).within(window)
+    level = _levels(whole, swept)
+    # What is contradicted where the rest of its piece is right is another piece, further back.
+    level = torch.maximum(level, _levels(whole.among(_opened(_at(swept.cost, level) > _WRONG)), swept))
+    level = _between_pieces(torch.where(level >= 0, level, -torch.inf), covered[window])
+    depth[window] = torch.where(level > swept.hull + _GAIN_VOXELS, swept.depths[0] + level * voxel, -torch.inf)
+    return depth
 
 
-def _found(swept: "_Swept", hull: Int[Tensor, "height width"], voxel: float) -> Float[Tensor, "height width"]:
-    """The depth of the hull; where a view with a clear sight of that contradicts it, the first that it does not contradict."""
-    depths = swept.depths
-    at_hull = swept.against.gather(1, (hull + 1).clamp(max=len(depths) - 1).expand(len(swept.against), 1, -1, -1))[:, 0]
-    blamed = (at_hull >= _WRONG) & swept.clear
-    agrees = ((swept.against <= _RIGHT) & swept.asked) | ~blamed[:, None]
-    places = swept.inside & agrees.all(0)
-    wrong = blamed.any(0) & places.any(0)
-    return depths[hull] + wrong * (depths[places.float().argmax(0)] - depths[hull] + _EARLY_VOXELS * voxel)
+def _opened(flags: Bool[Tensor, "height width"]) -> Bool[Tensor, "height width"]:
+    """The flags without what is nowhere three pixels wide."""
+    core = -F.max_pool2d(-flags.float()[None], 3, stride=1, padding=1)
+    return F.max_pool2d(core, 3, stride=1, padding=1)[0] > 0
+
+
+def _levels(found: Pieces, swept: "_Swept") -> Float[Tensor, "height width"]:
+    """Level of each pixel of a piece, where the least of the piece is contradicted; -1 for other pixels."""
+    chosen, deepest = found.label >= 0, len(swept.depths) - 1
+    label, hull, columns = found.label[chosen], swept.hull[chosen], swept.cost[:, chosen]
+    count = torch.bincount(label, minlength=found.count).clamp(min=1)
+    shape = found.depth[chosen] / (swept.depths[1] - swept.depths[0])
+    shape = shape - (torch.zeros(found.count).index_add_(0, label, shape) / count)[label]
+    steps = torch.arange(0, deepest, _STEP)
+    blame = torch.zeros(len(steps), found.count)
+    for number, step in enumerate(steps):
+        place = step + shape
+        lower = place.floor().clamp(0, deepest - 1)
+        near, far = (columns.gather(0, (lower.long() + next_one)[None])[0] for next_one in (0, 1))
+        value = torch.lerp(near, far, (place - lower).clamp(0, 1))
+        beyond = (place < hull - _CONTACT) | (place > deepest)
+        blame[number].index_add_(0, label, torch.where(beyond, 1.0, value))
+    blame /= count
+    # The first of the places that are about as good as the best one: a piece lies no deeper than it has to.
+    first = (blame <= blame.amin(0) + _AS_GOOD).float().argmax(0)
+    level = torch.full(found.label.shape, -1.0)
+    level[chosen] = (steps[first][label] + shape).clamp(min=0)
+    return level
+
+
+def _at(against: Float[Tensor, "depth height width"], level: Float[Tensor, "height width"]) -> Float[Tensor, "height width"]:
+    """How much each pixel's place is contradicted; nothing for pixels without a place."""
+    value = against.gather(0, level.round().long().clamp(0, len(against) - 1)[None])[0]
+    return torch.where(level >= 0, value, 0.0)
+
+
+def _between_pieces(
+    level: Float[Tensor, "height width"], usable: Bool[Tensor, "height width"]
+) -> Float[Tensor, "height width"]:
+    """The levels with those of pixels between pieces: the least deep one around."""
+    for _ in range(_BORDER_PX):
+        around = -F.max_pool2d(torch.where(torch.isinf(level), -torch.inf, -level)[None], 3, stride=1, padding=1)[0]
+        level = torch.where(torch.isinf(level) & usable & torch.isfinite(around), around, level)
+    return level
 
 
 def _depths(cameras: Cameras, view: int, resolution: int) -> Float[Tensor, "depth"]:
@@ -170,11 +225,12 @@ class _Inside:
     Attributes:
         row: Of each pixel.
         column: Of each pixel.
-        depths: z-depths, a voxel apart over the whole cube.
+        depths: z-depths, a voxel apart.
         level: Number of the depth of each place.
         number: Number of the pixel of each place.
         points: World positions of the places.
         first: Of the first place of each pixel.
+        hull: Level at which each pixel's ray enters the start, between whole numbers.
     """
 
     row: Int[Tensor, "pixels"]
@@ -184,6 +240,7 @@ class _Inside:
     number: Int[Tensor, "places"]
     points: Float[Tensor, "places 3"]
     first: Float[Tensor, "pixels 3"]
+    hull: Float[Tensor, "pixels"]
 
 
 def _inside(views: Views, view: int, start: Float[Tensor, "z y x"]) -> _Inside:
@@ -191,29 +248,49 @@ def _inside(views: Views, view: int, start: Float[Tensor, "z y x"]) -> _Inside:
     origins, directions = (r[0] for r in rays(views.cameras[[view]]))
     row, column = (views.alpha[view] > _COVERED).nonzero().unbind(-1)
     points = origins[row, column] + directions[row, column] * depths[:, None, None]
-    inner = sample(start, points) < 0
+    values = sample(start, points)
+    inner = values < 0
+    [within] = _box(inner.any(1)) if bool(inner.any()) else [slice(0, 2)]
+    depths, points, values, inner = depths[within], points[within], values[within], inner[within]
     level, number = inner.nonzero().unbind(-1)
-    first = points[inner.float().argmax(0), torch.arange(len(row))]
-    return _Inside(row=row, column=column, depths=depths, level=level, number=number, points=points[level, number], first=first)
+    entry, pixels = inner.float().argmax(0), torch.arange(len(row))
+    before, after = values[(entry - 1).clamp(min=0), pixels], values[entry, pixels]
+    return _Inside(
+        row=row,
+        column=column,
+        depths=depths,
+        level=level,
+        number=number,
+        points=points[level, number],
+        first=points[entry, pixels],
+        hull=entry + (after / (before - after)).clamp(-1, 0).nan_to_num(),
+    )
 
 
 def _contradictions(views: Views, seen: _Seen, view: int, trusted: Sequence[int], start: Float[Tensor, "z y x"]) -> "_Swept":
-    """What the trusted views nearest to one say about each depth of each of its pixels, as means over nine pixels."""
+    """What the trusted views nearest to one say about each depth of the pixels near its object, as means over nine of them."""
     rays_in = _inside(views, view, start)
-    row, column = rays_in.row[rays_in.number], rays_in.column[rays_in.number]
-    size = (len(rays_in.depths), *views.alpha.shape[1:])
+    rows, columns = window = _box(views.alpha[view] > _COVERED)
+    size = (len(rays_in.depths), *views.alpha[view][window].shape)
+    pixel = (rays_in.row * views.cameras.width_px + rays_in.column)[rays_in.number]
+    at = (rays_in.row - rows.start, rays_in.column - columns.start)
+    row, column = (index[rays_in.number] for index in at)
     inside = torch.zeros(size, dtype=torch.bool)
     inside[rays_in.level, row, column] = True
     others = _others(seen.cameras, view, trusted)
     against, asked = (torch.zeros(max(1, len(others)), *size) for _ in range(2))
-    clear = torch.zeros(len(against), *size[1:], dtype=torch.bool)
     for number, other in enumerate(others):
         volume = torch.zeros(2, *size)
-        volume[:, rays_in.level, row, column] = torch.stack(_answers(seen, view, other, rays_in.points, row * size[2] + column))
+        volume[:, rays_in.level, row, column] = torch.stack(_answers(seen, view, other, rays_in.points, pixel))
         against[number], asked[number] = F.avg_pool2d(volume, 3, stride=1, padding=1)
-        sight = _clear_sight(start, rays_in.first, seen.cameras.world_from_camera[other, :3, 2])
-        clear[number, rays_in.row, rays_in.column] = sight
-    return _Swept(depths=rays_in.depths, inside=inside, against=against / asked.clamp(min=1e-6), asked=asked > 0, clear=clear)
+    hull = torch.zeros(size[1:])
+    hull[at] = rays_in.hull
+    least = torch.where(asked > 0, against / asked.clamp(min=1e-6), torch.inf).amin(0)
+    least = torch.where(torch.isinf(least), _UNKNOWN, least)
+    entry = inside.float().argmax(0)
+    ahead = torch.arange(size[0])[:, None, None] < entry
+    cost = torch.where(ahead, least.gather(0, entry[None]), torch.where(inside, least, 1.0))
+    return _Swept(depths=rays_in.depths, hull=hull, cost=cost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,23 +298,14 @@ class _Swept:
     """What other views say about the depths of one view's pixels.
 
     Attributes:
-        depths: z-depths, a voxel apart over the whole cube.
-        inside: Places in the start.
-        against: Share of contradictions of each asked view.
-        asked: Whether the pixel's surface would face that view at all.
-        clear: Whether nothing of the start hides the start's surface from that view.
+        depths: z-depths, a voxel apart.
+        hull: Level at which the ray of each pixel enters the start, between whole numbers.
+        cost: How much each place is contradicted, by the view that does so least; fully behind the start.
     """
 
     depths: Float[Tensor, "depth"]
-    inside: Bool[Tensor, "depth height width"]
-    against: Float[Tensor, "other depth height width"]
-    asked: Bool[Tensor, "other depth height width"]
-    clear: Bool[Tensor, "other height width"]
-
-    @property
-    def likely(self) -> Bool[Tensor, "depth height width"]:
-        """Places that one view agrees with, or that none can judge."""
-        return ((self.against <= _RIGHT) & self.asked).any(0) | ~self.asked.any(0)
+    hull: Float[Tensor, "height width"]
+    cost: Float[Tensor, "depth height width"]
 
 
 def _others(cameras: Cameras, view: int, trusted: Iterable[int]) -> list[int]:
@@ -255,7 +323,7 @@ def _answers(
     against, asked = torch.zeros(len(points)), torch.zeros(len(points))
     forward = seen.cameras.world_from_camera[other, :3, 2]
     faced = (seen.normals[view, here] @ forward < -_FACING_COSINE).nonzero()[:, 0]
-    there, inside = _pixel(seen.cameras[[other]], points[faced])
+    there, _, inside = _pixel(seen.cameras[[other]], points[faced])
     inside &= torch.isfinite(seen.low[other, there, 0])
     faced, there = faced[inside], there[inside]
     mine = here[faced]
@@ -272,92 +340,11 @@ def _clear_sight(start: Tensor, points: Float[Tensor, "points 3"], forward: Floa
     return (sample(start, points[:, None] - away[:, None] * forward) > 0).all(1)
 
 
-def _pixel(camera: Cameras, points: Float[Tensor, "points 3"]) -> tuple[Int[Tensor, "points"], Bool[Tensor, "points"]]:
-    """Flat index of the pixel of each point, and whether it lies in the picture."""
+def _pixel(
+    camera: Cameras, points: Float[Tensor, "points 3"]
+) -> tuple[Int[Tensor, "points"], Float[Tensor, "points"], Bool[Tensor, "points"]]:
+    """Flat index of the pixel of each point, its z-depth, and whether it lies in the picture."""
     pixels, z = project(camera, points[None])
     x, y = pixels[0].floor().long().unbind(-1)
     inside = (x >= 0) & (x < camera.width_px) & (y >= 0) & (y < camera.height_px) & (z[0] > 0)
-    return torch.where(inside, y * camera.width_px + x, 0), inside
-
-
-def _spread(
-    depth: Float[Tensor, "height width"],
-    allowed: Bool[Tensor, "depth height width"],
-    views: Views,
-    view: int,
-    depths: Float[Tensor, "depth"],
-    voxel: float,
-) -> Float[Tensor, "height width"]:
-    """Depths carried from pixel to pixel along smooth surfaces, as the normals say: the deepest one holds.
-
-    No part of a surface lies before the hull, and the normals tie its parts together: one that touches the hull places all.
-    """
-    slopes = _slopes(views, view)
-    links = [_link(views, view, depth, slopes, move, voxel) for move in _MOVES]
-    steps = [_step(slopes, move) for move in _MOVES]
-    for _ in range(2 * max(depth.shape)):
-        before = depth
-        for move, link, step in zip(_MOVES, links, steps, strict=True):
-            source = _moved(depth, move) + step
-            level = ((source - depths[0]) / voxel).round().long().clamp(0, len(depths) - 1)
-            better = link & (source > depth + _TIE_VOXELS * voxel) & allowed.gather(0, level[None])[0]
-            depth = torch.where(better, source, depth)
-        if torch.equal(depth, before):
-            break
-    return depth
-
-
-def _to_borders(
-    depth: Float[Tensor, "height width"], hull: Float[Tensor, "height width"], views: Views, view: int, voxel: float
-) -> Float[Tensor, "height width"]:
-    """The depths carried on to the left and right borders of each smooth surface, which links keep away from.
-
-    Not up and down: a shelf that all views see edge-on is a row of pixels there.
-    """
-    for move in _MOVES[:2]:
-        near = (_moved(hull, move) - hull).abs() < _LINKED_VOXELS * voxel
-        depth = torch.where(_alike(views, view, move) & near & torch.isinf(depth), _moved(depth, move), depth)
-    return depth
-
-
-# Row and column steps to the neighbour a value comes from.
-_MOVES = ((0, 1), (0, -1), (1, 0), (-1, 0))
-
-
-def _moved(image: Tensor, move: tuple[int, int]) -> Tensor:
-    return image.roll((-move[0], -move[1]), dims=(-2, -1))
-
-
-def _slopes(views: Views, view: int) -> Float[Tensor, "2 height width"]:
-    """Change of the z-depth from a pixel to the next row and to the next column, as the normals have it."""
-    camera = views.cameras
-    local = torch.einsum("ji,jhw->ihw", camera.world_from_camera[view, :3, :3], views.normals[view])
-    towards = local[2].clamp(max=-0.1)
-    distance = 1.0
-    if camera.projection == "perspective":
-        distance = float(camera.world_from_camera[view, :3, 3].norm())
-    return -torch.stack([local[1], local[0]]) / towards * (distance / float(camera.focal_px[view]))
-
-
-def _step(slopes: Float[Tensor, "2 height width"], move: tuple[int, int]) -> Float[Tensor, "height width"]:
-    """What is added to a neighbour's depth on the way back from it: the mean of both slopes."""
-    mean = (slopes + _moved(slopes, move)) / 2
-    return -(move[0] * mean[0] + move[1] * mean[1])
-
-
-def _link(
-    views: Views, view: int, depth: Tensor, slopes: Tensor, move: tuple[int, int], voxel: float
-) -> Bool[Tensor, "height width"]:
-    """Whether a pixel and its neighbour are of one smooth surface."""
-    inner = -F.max_pool2d(-(_alike(views, view, move) & _faced(views, view)).float()[None], 3, stride=1, padding=1)[0] > 0
-    return inner & ((_moved(depth, move) + _step(slopes, move) - depth).abs() < _LINKED_VOXELS * voxel)
-
-
-def _alike(views: Views, view: int, move: tuple[int, int]) -> Bool[Tensor, "height width"]:
-    values = torch.cat([views.rgb[view], views.normals[view], views.alpha[view][None]])
-    return ((values - _moved(values, move)).abs() < _SMOOTH).all(0) & (views.alpha[view] > _COVERED)
-
-
-def _faced(views: Views, view: int) -> Bool[Tensor, "height width"]:
-    forward = views.cameras.world_from_camera[view, :3, 2]
-    return torch.einsum("j,jhw->hw", forward, views.normals[view]) < -_STEEP_COSINE
+    return torch.where(inside, y * camera.width_px + x, 0), z[0], inside

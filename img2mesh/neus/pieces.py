@@ -1,0 +1,118 @@
+"""Pieces of smooth surface in one view: which pixels show one piece, and its shape in depth, both from colours and normals.
+
+The normals tie the depths of neighbouring pixels together, so that of a whole piece only one number is open: how deep it lies.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import coo_matrix, csr_matrix, identity
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import spsolve
+from torch import Tensor
+
+from img2mesh.geometry.views import Views
+
+# Neighbouring pixels of one piece differ by less than this in colour and in the components of their normals.
+_ALIKE = 0.1
+# Normals of surfaces seen at less than this cosine tell too little about their depth.
+_STEEP_COSINE = 0.2
+# Pixels that are covered less than this show two things at once.
+_COVERED = 0.95
+# Keeps the mean depth of each piece determined.
+_TIE = 1e-6
+_AHEAD = ((0, 1), (1, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """The pieces that one view shows.
+
+    Attributes:
+        label: Piece of each pixel, from 0; -1 for a pixel that is like none of its neighbours.
+        depth: z-depth relative to the piece's mean, scene units.
+        count: Number of pieces.
+    """
+
+    label: Int[Tensor, "height width"]
+    depth: Float[Tensor, "height width"]
+    count: int
+
+    def within(self, window: tuple[slice, ...]) -> "Pieces":
+        """The same in a part of the picture."""
+        return Pieces(label=self.label[window], depth=self.depth[window], count=self.count)
+
+    def among(self, chosen: Bool[Tensor, "height width"]) -> "Pieces":
+        """The connected parts of the pieces among some of the pixels."""
+        label = torch.where(chosen, self.label, -1)
+        alike = [(label[here] == label[after]) & (label[here] >= 0) for here, after in map(_pairs, _AHEAD)]
+        numbers = torch.arange(label.numel()).reshape(label.shape)
+        ends = [
+            torch.stack([numbers[here][link], numbers[after][link]])
+            for (here, after), link in zip(map(_pairs, _AHEAD), alike, strict=True)
+        ]
+        parts, count = _labelled(torch.cat(ends, dim=1), label.numel())
+        return Pieces(label=parts.reshape(label.shape), depth=self.depth, count=count)
+
+
+def pieces(views: Views, view: int) -> Pieces:
+    """The pieces of smooth surface in a view with normals."""
+    slopes = _slopes(views, view)
+    values = torch.cat([views.rgb[view], views.normals[view]])
+    forward = views.cameras.world_from_camera[view, :3, 2]
+    faced = torch.einsum("j,jhw->hw", forward, views.normals[view]) < -_STEEP_COSINE
+    usable = faced & (views.alpha[view] > _COVERED)
+    numbers = torch.arange(usable.numel()).reshape(usable.shape)
+    ends, steps = [], []
+    for (here, after), slope in zip(map(_pairs, _AHEAD), (slopes[1], slopes[0]), strict=True):
+        alike = ((values[:, *here] - values[:, *after]).abs() < _ALIKE).all(0) & usable[here] & usable[after]
+        ends.append(torch.stack([numbers[here][alike], numbers[after][alike]]))
+        steps.append(((slope[here] + slope[after]) / 2)[alike])
+    linked = torch.cat(ends, dim=1)
+    label, count = _labelled(linked, usable.numel())
+    depth = _integrated(linked, torch.cat(steps), usable.numel())
+    return Pieces(label=label.reshape(usable.shape), depth=depth.reshape(usable.shape), count=count)
+
+
+def _pairs(step: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Indices of all pixels that have a neighbour one step on, and of these neighbours."""
+    down, across = step
+    return (slice(None, -1 if down else None), slice(None, -1 if across else None)), (slice(down, None), slice(across, None))
+
+
+def _slopes(views: Views, view: int) -> Float[Tensor, "2 height width"]:
+    """Change of the z-depth from a pixel to the next row and to the next column, as the normals have it."""
+    camera = views.cameras
+    local = torch.einsum("ji,jhw->ihw", camera.world_from_camera[view, :3, :3], views.normals[view])
+    towards = local[2].clamp(max=-0.1)
+    distance = 1.0
+    if camera.projection == "perspective":
+        distance = float(camera.world_from_camera[view, :3, 3].norm())
+    return -torch.stack([local[1], local[0]]) / towards * (distance / float(camera.focal_px[view]))
+
+
+def _labelled(linked: Int[Tensor, "2 links"], size: int) -> tuple[Int[Tensor, "pixels"], int]:
+    """The connected component of each pixel that has a link, -1 for the others, and how many there are."""
+    first, second = linked.numpy()
+    graph = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(size, size))
+    component = connected_components(graph, directed=False)[1]
+    used = np.unique(linked.numpy())
+    label = np.full(size, -1, dtype=np.int64)
+    names, label[used] = np.unique(component[used], return_inverse=True)
+    return torch.from_numpy(label), len(names)
+
+
+def _integrated(linked: Int[Tensor, "2 links"], steps: Float[Tensor, "links"], size: int) -> Float[Tensor, "pixels"]:
+    """Depths whose differences along the links are nearest to the given ones, of mean 0 in each component."""
+    used, ends = np.unique(linked.numpy(), return_inverse=True)
+    ends = ends.reshape(2, -1)
+    depth = np.zeros(size)
+    if len(used):
+        links = np.arange(ends.shape[1])
+        signs = np.concatenate([-np.ones(len(links)), np.ones(len(links))])
+        difference = csr_matrix((signs, (np.tile(links, 2), ends.reshape(-1))), shape=(len(links), len(used)))
+        normal_equations = (difference.T @ difference + _TIE * identity(len(used))).tocsc()
+        depth[used] = spsolve(normal_equations, difference.T @ steps.double().numpy())
+    return torch.from_numpy(depth).float()
