@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 sys.modules["tests"] = ModuleType("tests")
 sys.modules["tests"].__path__ = [str(ROOT / "tests")]
 
-# What `measure` has printed: requests of one image, and milliseconds of one core for each, on a machine with nothing else to do.
+# What `measure` has printed: requests of one image, and milliseconds of one core for each, on a machine with nothing else on.
 MEASURED = {
     "store_writes": 23.4,
     "store_reads": 24.2,
