@@ -89,7 +89,7 @@ class Weed:
             f"-s3.port={port}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-webdav=false",
             "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 's3.json'}",
         ]  # fmt: skip
-        self._environment = {**os.environ, "GOMEMLIMIT": "256MiB", **{key: secrets.token_hex(16) for key in KEYS}}
+        self._environment = {**os.environ, "GOMEMLIMIT": "2GiB", **{key: secrets.token_hex(16) for key in KEYS}}
         self.start()
 
     def start(self) -> None:
