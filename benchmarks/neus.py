@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--split", default=None)
     parser.add_argument("--limit", type=int, default=24, help="the first so many objects in the order of img2mesh data render")
     parser.add_argument("--only", default="", help="only objects with this in their id")
+    parser.add_argument("--without", nargs="*", default=[], help="no objects with these in their ids")
     parser.add_argument("--views", choices=("six", "perspective"), default="six")
     parser.add_argument("--size-px", type=int, default=256)
     parser.add_argument("--method", choices=("neus", "neus-facto"), default="neus-facto", help="of nerfstudio")
@@ -204,6 +205,7 @@ def main() -> None:
         return
     entries = [e for e in list_objects(arguments.objects, split=arguments.split) if arguments.only in e.id]
     chosen = [entries[i] for i in np.random.default_rng(0).permutation(len(entries))[: arguments.limit]]
+    chosen = [e for e in chosen if not any(name in e.id for name in arguments.without)]
     cameras = orbit(size_px=arguments.size_px) if arguments.views == "six" else perspective(arguments.size_px)
     out = arguments.out
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out and out.exists() else []

@@ -31,18 +31,28 @@ _FACING_COSINE = 0.25
 _ASKED = 4
 # Pixels that are covered less than this show two things at once.
 _COVERED = 0.95
+# A difference of contradictions from which a pixel tells which of two places is right.
+_TELLING = 0.4
 # A pixel contradicted this much is not where its piece is.
 _WRONG = 0.7
 # What counts against a place that no view can judge.
 _UNKNOWN = 0.3
 # Places of a piece that differ by less than this in the share of contradictions are equally good.
 _AS_GOOD = 0.03
+# A piece leaves the hull that it could touch for a place that is better by more than this, and than one that none can judge.
+_WORTH = 0.1
 # Levels at which a piece is tried, and how far before the hull a pixel may be, voxels.
 _STEP, _CONTACT = 0.5, 0.25
-# Pixels between two pieces are this many at most.
+# This near to the depth at which it touches the hull a piece does touch it, voxels.
+_NEAR_CONTACT = 1.0
+# Pixels between two wide pieces are this many at most.
 _BORDER_PX = 2
+# What carving adds to distances outside the start, voxels.
+_OUTSIDE_VOXELS = 0.05
+# Where a covered pixel would be bare, so much of the start stays before and behind its surface, voxels.
+_KEPT_BEFORE, _KEPT_BEHIND = 0.5, 1.5
 # Less than this behind the hull nothing is carved, voxels.
-_GAIN_VOXELS = 0.75
+_GAIN_VOXELS = 0.3
 # Steps along a line of sight, voxels.
 _SIGHT_VOXELS = 2.0
 # Views further apart than this are not asked about each other.
@@ -80,13 +90,31 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
     trusted = _trusted(views, seen, start)
     solid = (start.reshape(-1) < 0).nonzero()[:, 0]
     points, ahead = corner_points(solid, start.shape[0]), torch.full((len(solid),), -torch.inf)
-    for view in trusted:
-        depth = _depth(views, seen, view, trusted, start)
-        if bool(torch.isfinite(depth).any()):
-            pixel, z, inside = _pixel(views.cameras[[view]], points)
-            ahead = torch.where(inside, torch.maximum(ahead, depth.view(-1)[pixel] - z), ahead)
+    placed = {view: _depth(views, seen, view, trusted, start) for view in trusted}
+    for view, (_, empty) in placed.items():
+        pixel, z, inside = _pixel(views.cameras[[view]], points)
+        ahead = torch.where(inside, torch.maximum(ahead, empty.view(-1)[pixel] - z), ahead)
+    space = _without(start, solid, ahead)
+    for view, (surface, _) in placed.items():
+        bare = _bare(views, view, torch.maximum(start, space))
+        pixel, z, inside = _pixel(views.cameras[[view]], points)
+        behind = (z - surface.view(-1)[pixel]) / spacing(start.shape[0])
+        ahead[inside & bare.view(-1)[pixel] & (behind > -_KEPT_BEFORE) & (behind < _KEPT_BEHIND)] = -torch.inf
+    return torch.maximum(start, _without(start, solid, ahead))
+
+
+def _without(start: Float[Tensor, "z y x"], solid: Int[Tensor, "solid"], ahead: Float[Tensor, "solid"]) -> Tensor:
+    """Signed distance to the space ahead of depth maps, given how far ahead of them the solid's voxels are."""
     everywhere = torch.full((start.numel(),), -torch.inf).index_copy_(0, solid, ahead)
-    return torch.maximum(start, _as_distance(everywhere.reshape(start.shape), start))
+    return _as_distance(everywhere.reshape(start.shape), start)
+
+
+def _bare(views: Views, view: int, field: Float[Tensor, "z y x"]) -> Bool[Tensor, "height width"]:
+    """Covered pixels of a view whose rays meet nothing."""
+    rays_in = _inside(views, view, field)
+    bare = torch.zeros(views.alpha.shape[1:], dtype=torch.bool)
+    bare[rays_in.row, rays_in.column] = torch.bincount(rays_in.number, minlength=len(rays_in.row)) == 0
+    return bare
 
 
 def _as_distance(ahead: Float[Tensor, "z y x"], start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
@@ -97,9 +125,9 @@ def _as_distance(ahead: Float[Tensor, "z y x"], start: Float[Tensor, "z y x"]) -
     carved_out = (ahead > 0).numpy() & ~outside
     if not carved_out.any():
         return distance
-    # It reaches into the space about the start, so that no shell stays between the two.
+    # It reaches just into the space about the start: no shell stays between the two, and the start's own surface where it is.
     empty = carved_out | (binary_dilation(carved_out, iterations=2) & outside)
-    ahead = torch.where(torch.from_numpy(empty & outside), torch.inf, ahead)
+    ahead = torch.where(torch.from_numpy(empty & outside), _OUTSIDE_VOXELS * voxel, ahead)
     inner, outer = (distance_transform_edt(side).astype(np.float32) for side in (empty, ~empty))
     nearest = torch.from_numpy(np.where(empty, inner, outer)) * voxel
     distance[near] = torch.sign(ahead) * torch.minimum(ahead.abs(), nearest)
@@ -146,22 +174,24 @@ def _trusted(views: Views, seen: _Seen, start: Float[Tensor, "z y x"]) -> list[i
 
 def _depth(
     views: Views, seen: _Seen, view: int, trusted: Sequence[int], start: Float[Tensor, "z y x"]
-) -> Float[Tensor, "height width"]:
-    """z-depth up to which nothing is in a view; `-inf` where that is unknown."""
+) -> tuple[Float[Tensor, "height width"], Float[Tensor, "height width"]]:
+    """z-depth of a view's surface as far as is known, and up to which the start is empty there; `-inf` where it is not."""
     voxel = spacing(start.shape[0])
     covered = views.alpha[view] > _COVERED
-    depth = torch.full_like(views.alpha[view], -torch.inf)
+    surface, empty = (torch.full_like(views.alpha[view], -torch.inf) for _ in range(2))
     if not bool(covered.any()):
-        return depth
+        return surface, empty
     window = _box(covered)
     swept = _contradictions(views, seen, view, trusted, start)
     whole = pieces(views, view).within(window)
     level = _levels(whole, swept)
     # What is contradicted where the rest of its piece is right is another piece, further back.
     level = torch.maximum(level, _levels(whole.among(_opened(_at(swept.cost, level) > _WRONG)), swept))
-    level = _between_pieces(torch.where(level >= 0, level, -torch.inf), covered[window])
-    depth[window] = torch.where(level > swept.hull + _GAIN_VOXELS, swept.depths[0] + level * voxel, -torch.inf)
-    return depth
+    level = torch.where(_dragged(level, swept), swept.hull, level)
+    level = _joined(level, whole, covered[window], voxel)
+    surface[window] = swept.depths[0] + torch.maximum(level, swept.hull) * voxel
+    empty[window] = torch.where(level > swept.hull + _GAIN_VOXELS, surface[window], -torch.inf)
+    return surface, empty
 
 
 def _opened(flags: Bool[Tensor, "height width"]) -> Bool[Tensor, "height width"]:
@@ -188,10 +218,35 @@ def _levels(found: Pieces, swept: "_Swept") -> Float[Tensor, "height width"]:
         blame[number].index_add_(0, label, torch.where(beyond, 1.0, value))
     blame /= count
     # The first of the places that are about as good as the best one: a piece lies no deeper than it has to.
-    first = (blame <= blame.amin(0) + _AS_GOOD).float().argmax(0)
+    best, touching = steps[(blame <= blame.amin(0) + _AS_GOOD).float().argmax(0)], _touching(hull - shape, label, count)
+    there = blame.gather(0, (touching / _STEP).ceil().long().clamp(0, len(steps) - 1)[None])[0]
+    keeps = ((best - touching).abs() < _NEAR_CONTACT) | (there <= blame.amin(0) + _WORTH) | (blame.amin(0) > _UNKNOWN - _WORTH)
+    best = torch.where(keeps & (best > touching - _NEAR_CONTACT), touching, best)
     level = torch.full(found.label.shape, -1.0)
-    level[chosen] = (steps[first][label] + shape).clamp(min=0)
+    level[chosen] = (best[label] + shape).clamp(min=0)
     return level
+
+
+def _touching(gap: Float[Tensor, "pixels"], label: Int[Tensor, "pixels"], count: Int[Tensor, "pieces"]) -> Tensor:
+    """How deep each piece lies that touches the hull: all but a few of its pixels are behind it."""
+    order = gap.argsort()
+    order = order[label[order].argsort(stable=True)]
+    rank = ((1 - _AS_GOOD) * (count - 1)).round().long()
+    return gap[order][(count.cumsum(0) - count + rank).clamp(max=len(gap) - 1)]
+
+
+def _dragged(level: Float[Tensor, "height width"], swept: "_Swept") -> Bool[Tensor, "height width"]:
+    """Pixels that a piece takes behind the hull though the hull is right there: two surfaces can look like one piece.
+
+    Where pixels themselves do not tell, the nearest ones that do decide.
+    """
+    behind = level > swept.hull + _NEAR_CONTACT
+    gain = _at(swept.cost, swept.hull.ceil()) - _at(swept.cost, level)
+    telling = behind & (gain.abs() > _TELLING)
+    if not bool(telling.any()):
+        return torch.zeros_like(behind)
+    row, column = distance_transform_edt(~telling.numpy(), return_distances=False, return_indices=True)
+    return behind & (gain[torch.from_numpy(row).long(), torch.from_numpy(column).long()] < 0)
 
 
 def _at(against: Float[Tensor, "depth height width"], level: Float[Tensor, "height width"]) -> Float[Tensor, "height width"]:
@@ -200,14 +255,20 @@ def _at(against: Float[Tensor, "depth height width"], level: Float[Tensor, "heig
     return torch.where(level >= 0, value, 0.0)
 
 
-def _between_pieces(
-    level: Float[Tensor, "height width"], usable: Bool[Tensor, "height width"]
+def _joined(
+    level: Float[Tensor, "height width"], whole: Pieces, covered: Bool[Tensor, "height width"], voxel: float
 ) -> Float[Tensor, "height width"]:
-    """The levels with those of pixels between pieces: the least deep one around."""
+    """The levels with those of thin pieces and of pixels between pieces; `-inf` where nothing is known.
+
+    There, colours and normals are mixtures. They lie no deeper than where the wide pieces near them could go on.
+    """
+    wide = whole.wide
+    least = torch.where(wide, level - _BORDER_PX * whole.slope / voxel, torch.inf)
     for _ in range(_BORDER_PX):
-        around = -F.max_pool2d(torch.where(torch.isinf(level), -torch.inf, -level)[None], 3, stride=1, padding=1)[0]
-        level = torch.where(torch.isinf(level) & usable & torch.isfinite(around), around, level)
-    return level
+        least = -F.max_pool2d(-least[None], 3, stride=1, padding=1)[0]
+    narrow = torch.minimum(torch.where(whole.label >= 0, level, torch.inf), least)
+    known = covered & torch.isfinite(narrow)
+    return torch.where(wide, level, torch.where(known, narrow, -torch.inf))
 
 
 def _depths(cameras: Cameras, view: int, resolution: int) -> Float[Tensor, "depth"]:
@@ -289,7 +350,10 @@ def _contradictions(views: Views, seen: _Seen, view: int, trusted: Sequence[int]
     least = torch.where(torch.isinf(least), _UNKNOWN, least)
     entry = inside.float().argmax(0)
     ahead = torch.arange(size[0])[:, None, None] < entry
-    cost = torch.where(ahead, least.gather(0, entry[None]), torch.where(inside, least, 1.0))
+    # Rays that only touch the start are inside for less than a voxel.
+    near = F.max_pool1d(inside.float().flatten(1).T, 3, stride=1, padding=1).T.reshape(size) > 0
+    least = torch.where(inside, least, torch.where(near, _UNKNOWN, 1.0))
+    cost = torch.where(ahead, least.gather(0, entry[None]), least)
     return _Swept(depths=rays_in.depths, hull=hull, cost=cost)
 
 

@@ -30,8 +30,8 @@ __all__ = ["FitConfig", "fit"]
 
 _MOMENTS = (0.9, 0.99)
 _HALVINGS = 2
-# Corners along each side of the grid on which the hull is carved: as many as pixels tell apart.
-_CARVED_RESOLUTION = 128
+# Corners along each side of the grid on which the hull is carved: as many as pixels tell apart, but no more than these.
+_CARVED_RESOLUTION = 192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def fit(views: Views, config: FitConfig, *, seed: int, keep: Path | None = None)
     for number, (resolution, steps) in enumerate(zip(config.resolutions, config.max_steps, strict=True)):
         if found and number < found.level:
             continue
-        start, front = with_room(hull, resolution).on_grid(resolution)
+        start, front = with_room(hull, resolution, sparing=config.carve).on_grid(resolution)
         if space is not None:
             start = torch.maximum(start, resampled(space, resolution))
         rays_here = _rays(_shrunk(views, resolution), config)
@@ -117,8 +117,9 @@ def fit(views: Views, config: FitConfig, *, seed: int, keep: Path | None = None)
 
 def _carved(views: Views, hull: Hull) -> Float[Tensor, "z y x"]:
     """The hull without what the views rule out, on a grid of its own; computed on the CPU, in seconds."""
-    small = _shrunk(views, _CARVED_RESOLUTION)
-    start = with_room(hull, _CARVED_RESOLUTION).on_grid(_CARVED_RESOLUTION)[0]
+    resolution = min(_CARVED_RESOLUTION, views.rgb.shape[-1])
+    small = _shrunk(views, resolution)
+    start = with_room(hull, resolution, sparing=True).on_grid(resolution)[0]
     here = Views(cameras=small.cameras, rgb=small.rgb.cpu(), alpha=small.alpha.cpu(), normals=small.normals.cpu())
     return carved(here, start.cpu()).to(start.device)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_matrix, csr_matrix, identity
 from scipy.sparse.csgraph import connected_components
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from img2mesh.geometry.views import Views
 
-# Neighbouring pixels of one piece differ by less than this in colour and in the components of their normals.
-_ALIKE = 0.1
+# Neighbouring pixels of one piece differ by less than this in each channel of colour, and in each component of the normal.
+_COLOUR, _NORMAL = 0.05, 0.1
 # Normals of surfaces seen at less than this cosine tell too little about their depth.
-_STEEP_COSINE = 0.2
+_STEEP_COSINE = 0.35
 # Pixels that are covered less than this show two things at once.
 _COVERED = 0.95
 # Keeps the mean depth of each piece determined.
@@ -33,16 +34,24 @@ class Pieces:
     Attributes:
         label: Piece of each pixel, from 0; -1 for a pixel that is like none of its neighbours.
         depth: z-depth relative to the piece's mean, scene units.
+        slope: How much the z-depth can change to a neighbouring pixel, scene units.
         count: Number of pieces.
     """
 
     label: Int[Tensor, "height width"]
     depth: Float[Tensor, "height width"]
+    slope: Float[Tensor, "height width"]
     count: int
+
+    @property
+    def wide(self) -> Bool[Tensor, "height width"]:
+        """Pixels about which a piece is three pixels wide in both directions."""
+        most, least = (sign * F.max_pool2d(sign * self.label.float()[None], 3, stride=1, padding=1) for sign in (1, -1))
+        return F.max_pool2d(((most == least) & (least >= 0)).float(), 3, stride=1, padding=1)[0] > 0
 
     def within(self, window: tuple[slice, ...]) -> "Pieces":
         """The same in a part of the picture."""
-        return Pieces(label=self.label[window], depth=self.depth[window], count=self.count)
+        return Pieces(label=self.label[window], depth=self.depth[window], slope=self.slope[window], count=self.count)
 
     def among(self, chosen: Bool[Tensor, "height width"]) -> "Pieces":
         """The connected parts of the pieces among some of the pixels."""
@@ -54,26 +63,29 @@ class Pieces:
             for (here, after), link in zip(map(_pairs, _AHEAD), alike, strict=True)
         ]
         parts, count = _labelled(torch.cat(ends, dim=1), label.numel())
-        return Pieces(label=parts.reshape(label.shape), depth=self.depth, count=count)
+        return Pieces(label=parts.reshape(label.shape), depth=self.depth, slope=self.slope, count=count)
 
 
 def pieces(views: Views, view: int) -> Pieces:
     """The pieces of smooth surface in a view with normals."""
     slopes = _slopes(views, view)
-    values = torch.cat([views.rgb[view], views.normals[view]])
+    # In units of the difference that parts two pieces.
+    values = torch.cat([views.rgb[view] / _COLOUR, views.normals[view] / _NORMAL])
     forward = views.cameras.world_from_camera[view, :3, 2]
     faced = torch.einsum("j,jhw->hw", forward, views.normals[view]) < -_STEEP_COSINE
     usable = faced & (views.alpha[view] > _COVERED)
     numbers = torch.arange(usable.numel()).reshape(usable.shape)
     ends, steps = [], []
     for (here, after), slope in zip(map(_pairs, _AHEAD), (slopes[1], slopes[0]), strict=True):
-        alike = ((values[:, *here] - values[:, *after]).abs() < _ALIKE).all(0) & usable[here] & usable[after]
+        alike = ((values[:, *here] - values[:, *after]).abs() < 1).all(0) & usable[here] & usable[after]
         ends.append(torch.stack([numbers[here][alike], numbers[after][alike]]))
         steps.append(((slope[here] + slope[after]) / 2)[alike])
     linked = torch.cat(ends, dim=1)
     label, count = _labelled(linked, usable.numel())
     depth = _integrated(linked, torch.cat(steps), usable.numel())
-    return Pieces(label=label.reshape(usable.shape), depth=depth.reshape(usable.shape), count=count)
+    return Pieces(
+        label=label.reshape(usable.shape), depth=depth.reshape(usable.shape), slope=slopes.abs().sum(0), count=count
+    )
 
 
 def _pairs(step: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
