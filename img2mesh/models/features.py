@@ -55,7 +55,8 @@ class _Block(nn.Module):
         self.project = nn.Conv2d(inner, leaving, 1)
         self.skips = stride == 1 and entering == leaving
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "batch channel height width"]) -> Tensor:
+        """Features after the block, at half the side where it strides."""
         wide = functional.relu6(self.expand(features))
         out: Tensor = self.project(functional.relu6(_same(self.spread, wide)))
         return features + out if self.skips else out

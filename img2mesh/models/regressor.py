@@ -111,7 +111,8 @@ class _Residual(nn.Module):
         self.drop = nn.Dropout2d(drop)
         nn.init.zeros_(self.conv_out.weight)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "batch channel height width"]) -> Tensor:
+        """Features with what two convolutions add."""
         inner = self.conv_in(functional.silu(self.norm_in(features)))
         return features + self.conv_out(self.drop(functional.silu(self.norm_out(inner))))
 
@@ -123,7 +124,8 @@ class _Attention(nn.Module):
         self.to_qkv, self.to_out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
         nn.init.zeros_(self.to_out.weight)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "batch channel height width"]) -> Tensor:
+        """Features with what each place learns from all others."""
         tokens = self.norm(features.flatten(2).mT + self.place)
         q, k, v = self.to_qkv(tokens).unflatten(-1, (3, _HEADS, -1)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
