@@ -83,9 +83,7 @@ def pieces(views: Views, view: int) -> Pieces:
     linked = torch.cat(ends, dim=1)
     label, count = _labelled(linked, usable.numel())
     depth = _integrated(linked, torch.cat(steps), usable.numel())
-    return Pieces(
-        label=label.reshape(usable.shape), depth=depth.reshape(usable.shape), slope=slopes.abs().sum(0), count=count
-    )
+    return Pieces(label=label.reshape(usable.shape), depth=depth.reshape(usable.shape), slope=slopes.abs().sum(0), count=count)
 
 
 def _pairs(step: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
