@@ -1,11 +1,14 @@
 """What orchestration and storage cost, with small stages that compute nothing: `python -m benchmarks.service [PART...]`.
 
-Parts: cached (a batch of 1,000 images that is done already), stages (cost per stage through Prefect's flows), workers (1, 2 and
-4 workers on sleeping stages), requests (what an image asks of the store). Without a part, all of them.
+Parts: cached (a batch of 1,000 images that is done already), stages (cost per stage through Prefect's flows), memory (of a
+worker over 1,000 images), workers (1, 2 and 4 workers on sleeping stages), requests (what an image asks of the store). Without
+a part, all but memory, which takes minutes.
 """
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import os
 import resource
 import sys
@@ -23,8 +26,8 @@ import pytest
 from command import picture, start, wait
 from small_cli import in_a_loop, steps
 
-from flows.batch import run_as_flow
 from flows.embedded import prefect_api
+from flows.reconstruct import Event
 from flows.submit import Report, Request, submit
 from img2mesh import storage
 
@@ -77,16 +80,24 @@ def stages(images: int) -> None:
         folder, pictures = Path(name), inbox(Path(name), images)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         with prefect_api() as wait_for_server:
+            from flows.batch import run_as_flow
+
             wait_for_server()
             warm = inbox(folder / "warm", 2)
             submitted(folder, warm, run_pending=run_as_flow)
             before_mb, asked = peak_mb(), Counter[str]()
-            _count(httpx.Client, "send", asked)
+            for client in (httpx.Client, httpx.AsyncClient):
+                _count(client, "send", asked)
+            before_s = processor_s()
             with measured() as seconds:
                 submitted(folder, pictures, run_pending=run_as_flow)
                 taken = seconds()
+            here, there = (
+                1000 * (after - before) / images / STAGES for before, after in zip(before_s, processor_s(), strict=True)
+            )
         per_stage_ms = 1000 * taken / images / STAGES
         print(f"{images} images of {STAGES} stages through Prefect      {per_stage_ms:8.1f} ms a stage (limit 50)")
+        print(f"of that, computing: {here:.1f} ms in this process, {there:.1f} ms in the server")
         print(f"requests to Prefect's API for an image          {asked['send'] / images:8.1f} (events go through one socket)")
         print(f"memory of the worker: {before_mb:.0f} MB after 2 images, {peak_mb():.0f} MB after {images}")
         with measured() as seconds:
@@ -94,22 +105,77 @@ def stages(images: int) -> None:
             print(f"the same without Prefect                   {1000 * seconds() / images / STAGES:8.1f} ms a stage")
 
 
+def processor_s() -> tuple[float, float]:
+    """Processor time of this process, and of the server that it has started."""
+    children = 0
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = place.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == os.getpid():
+                children += int(fields[11]) + int(fields[12])
+    return time.process_time(), children / os.sysconf("SC_CLK_TCK")
+
+
+def memory(images: int) -> None:
+    """What a worker holds after every hundredth image, and what is left when what lies unused is given back."""
+    held: list[float] = []
+
+    def look(event: Event) -> None:
+        if (event.stage, event.phase) == ("export_mesh", "done"):
+            held.append(resident_mb())
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, pictures = Path(name), inbox(Path(name), images)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        with prefect_api() as wait_for_server:
+            from flows.batch import run_as_flow
+
+            wait_for_server()
+            submitted(folder, pictures, run_pending=run_as_flow, listen=look)
+            print("MB after each hundredth image: " + " ".join(f"{mb:.0f}" for mb in held[99::100]))
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
+            print(f"after the batch {resident_mb():.0f} MB, of which Python's objects are counted: {len(gc.get_objects())}")
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024**2
+
+
 def workers(images: int, delay_s: float) -> None:
-    """Several workers on one batch of sleeping stages; claims divide it between them."""
-    ideal_s = images * STAGES * delay_s
+    """Several workers on one batch of sleeping stages, so many images for each; claims divide it between them.
+
+    Throughput is taken while all of them are at work: starting a process with Prefect takes seconds of a whole core.
+    """
+    alone = 0.0
     for count in (1, 2, 4):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            inbox(folder, images)
+            inbox(folder, images * count)
             settings = {"SMALL_DELAY_S": str(delay_s), "SMALL_LOG": str(folder / "log")}
             with measured() as seconds:
-                ended = [wait(one) for one in [start("submit", "in", cwd=folder, settings=settings) for _ in range(count)]]
+                started = [start("submit", "in", cwd=folder, settings=settings) for _ in range(count)]
+                rate = _stages_per_s(folder, count, images * count * STAGES)
+                ended = [wait(one) for one in started]
                 taken = seconds()
             assert {one.code for one in ended} == {0}, ended[0].err
-            ran = Counter((folder / "log").read_text().splitlines())
-            times = max(ran.values())
-        efficiency = ideal_s / count / taken
-        print(f"{count} workers, {images} images: {taken:7.1f} s, {efficiency:.2f} of linear, each stage at most {times} times")
+            times = max(Counter((folder / "log").read_text().splitlines()).values())
+        alone = alone or rate
+        print(
+            f"{count} workers, {images * count} images: {rate:.2f} stages/s, {rate / count / alone:.2f} of linear,"
+            f" {rate * delay_s / count:.2f} of their time asleep; {taken:.1f} s in all, each stage at most {times} times"
+        )
+
+
+def _stages_per_s(folder: Path, workers: int, stages: int) -> float:
+    """From when each worker has an image until the first may have none."""
+    log, claims = folder / "log", folder / "assets/.store/claims"
+    while not log.exists() or len(list(claims.iterdir())) < workers:
+        time.sleep(0.02)
+    first, first_s = len(log.read_text().splitlines()), time.perf_counter()
+    while (now := len(log.read_text().splitlines())) < stages - STAGES * workers:
+        time.sleep(0.02)
+    return (now - first) / (time.perf_counter() - first_s)
 
 
 def requests(images: int) -> None:
@@ -139,16 +205,18 @@ def _count(kind: type[Any], method: str, counts: Counter[str]) -> None:
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["cached", "stages", "workers", "requests", []])
-    parser.add_argument("--images", type=int, default=1000, help="of the cached batch")
+    parser.add_argument("parts", nargs="*", choices=["cached", "stages", "memory", "workers", "requests", []])
+    parser.add_argument("--images", type=int, default=1000, help="of the batches `cached` and `memory`")
     options = parser.parse_args()
     wanted = options.parts or ["cached", "stages", "workers", "requests"]
     if "cached" in wanted:
         cached(options.images)
     if "stages" in wanted:
-        stages(15)
+        stages(40)
+    if "memory" in wanted:
+        memory(options.images)
     if "workers" in wanted:
-        workers(24, 0.25)
+        workers(10, 0.5)
     if "requests" in wanted:
         requests(20)
 

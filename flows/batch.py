@@ -17,6 +17,7 @@ import httpx
 from prefect import flow, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.context import TagsContext
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -28,9 +29,11 @@ from flows.assets import open_assets
 from flows.claims import Claims
 from flows.devices import on_a_device
 from flows.embedded import is_healthy
+from flows.heartbeats import heartbeats, instead_of_prefect_s
 from flows.inbox import Item, quarantine_refused
 from flows.launch import environment, in_process, launcher
-from flows.reconstruct import AnyStage, Event, RunStage, stages_of
+from flows.options import all_formats, method_of, pipeline_of
+from flows.reconstruct import AnyStage, Event, RunStage
 from flows.submit import Job, Outcome, Request, ignore
 from img2mesh.errors import Img2MeshError, InputError, TransientError
 from img2mesh.manifests import Model
@@ -59,7 +62,11 @@ def batch(
     name: str | None = None,
     preset: str = "compact",
     formats: list[str] | None = None,
+    faces: int | None = None,
+    lods: list[int] | None = None,
+    remesh: Literal["isotropic"] | None = None,
     seed: int = 0,
+    neus: str = "native",
     quarantine: bool = False,
     launch: str | None = None,
 ) -> dict[str, Any]:
@@ -71,19 +78,32 @@ def batch(
         store: Where blobs and manifests are.
         name: The batch's folder among the assets; by default that of the only folder submitted.
         preset: The preset's name.
-        formats: Mesh formats.
+        formats: Mesh formats; glb is always made.
+        faces: Budget of triangles; by default the preset's.
+        lods: Descending budgets for meshes of several levels of detail; the first is the mesh itself.
+        remesh: Make triangles of even size and shape.
         seed: Of everything that is random.
+        neus: What fits the surface: native, or nerfstudio.
         quarantine: Move refused pictures to `quarantine/` in their inbox, each with a file that gives the reason.
         launch: Where stages run, one of `flows.launch.HOW`; by default as IMG2MESH_LAUNCH says, or in the worker's process.
 
     Raises:
         Img2MeshError: Something other than a picture is at fault; refused pictures are in the report and no failure.
     """
-    from img2mesh import presets
-
-    chosen = formats or ["glb", "obj"]
-    request = Request.of(paths, assets=assets, store=store, name=name, preset=preset, formats=chosen, seed=seed)
-    pipeline = stages_of(presets.get(preset), seed=seed, formats=chosen)
+    request = Request.of(
+        paths,
+        assets=assets,
+        store=store,
+        name=name,
+        preset=preset,
+        formats=all_formats(formats or ["obj"]),
+        faces=faces,
+        lods=lods,
+        remesh=remesh,
+        seed=seed,
+        neus=method_of(neus),
+    )
+    pipeline = pipeline_of(request)
     where = launcher(launch or os.environ.get("IMG2MESH_LAUNCH", "process"))
     done = batches.submit(request, pipeline, listen=ignore, launch=where, run_pending=run_each)
     shown.show(open_assets(request.assets), request.name, [outcome.row() for outcome in done.outcomes])
@@ -177,21 +197,21 @@ def run_each(job: Job, items: Sequence[Item]) -> list[Outcome]:
     """
     progress = shown.Progress(job.request.name, len(items))
     done: dict[str, Outcome] = {}
-    with tags("img2mesh", f"batch:{job.request.name}", f"preset:{job.request.preset}"):
-        for outcome in _in_turn(job, items):
+    with tags("img2mesh", f"batch:{job.request.name}", f"preset:{job.request.preset}"), instead_of_prefect_s() as every_s:
+        for outcome in _in_turn(job, items, every_s):
             done[outcome.item.name] = outcome
             progress.done(len(done))
     return [done[item.name] for item in items]
 
 
-def _in_turn(job: Job, items: Sequence[Item]) -> Iterator[Outcome]:
+def _in_turn(job: Job, items: Sequence[Item], heartbeat_s: float | None) -> Iterator[Outcome]:
     claims, waiting = Claims(job.store), list(items)
     while waiting:
         left: list[Item] = []
         for item in waiting:
             with claims.claim(job.work_name(item)) as ours:
                 if ours:
-                    yield _run_one(job, item)
+                    yield _run_one(job, item, heartbeat_s)
                 else:
                     left.append(item)
         if len(left) == len(waiting):
@@ -199,9 +219,11 @@ def _in_turn(job: Job, items: Sequence[Item]) -> Iterator[Outcome]:
         waiting = left
 
 
-def _run_one(job: Job, item: Item) -> Outcome:
+def _run_one(job: Job, item: Item, heartbeat_s: float | None) -> Outcome:
     def body() -> Outcome:
-        return job.publish(item, job.walk(item, _task_runner(job, item))())
+        # A task with tags asks the server whether one of them is limited; the tags of its flow run are enough to find it.
+        with heartbeats(heartbeat_s), TagsContext(current_tags=set()):
+            return job.publish(item, job.walk(item, _task_runner(job, item))())
 
     called = flow(name="reconstruct", flow_run_name=lambda: item.name, persist_result=False, validate_parameters=False)(body)
     deadline = time.monotonic() + SERVER_PATIENCE_S

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from flows.evaluate import app as evaluation
+from flows.options import mesh_options, method_of, pipeline_of, split_formats, split_lods
 from img2mesh.errors import Img2MeshError, InputError
 from img2mesh.storage import file_error
 
@@ -69,6 +70,10 @@ PresetOption = Annotated[str, typer.Option("--preset", help="compact, tiny or wo
 NeusOption = Annotated[
     str, typer.Option("--neus", help="What fits the surface: native, or nerfstudio (NeuS-facto; nerfstudio-neus for its NeuS).")
 ]
+FormatsOption = Annotated[
+    str, typer.Option("--formats", metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of everything that is random.")]
 FacesOption = Annotated[
     int | None, typer.Option("--faces", min=100, max=2_000_000, help="Budget of triangles.", show_default="the preset's")
 ]
@@ -129,13 +134,11 @@ def submit(
     assets: AssetsOption = "assets",
     store: StoreOption = None,
     name: Annotated[str | None, typer.Option(help="The batch's folder among the assets.", show_default="the folder's")] = None,
-    formats: Annotated[
-        str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
-    ] = "glb,obj",
+    formats: FormatsOption = "glb,obj",
     faces: FacesOption = None,
     lods: LodsOption = None,
     remesh: RemeshOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    seed: SeedOption = 0,
     neus: NeusOption = "native",
     launch: Annotated[
         str,
@@ -162,12 +165,15 @@ def submit(
         preset=preset,
         formats=split_formats(formats),
         seed=seed,
-        neus=_method(neus),
+        # Elsewhere, what a stage needs is not to be found here.
+        neus=_installed(neus) if launch in ("process", "subprocess") else method_of(neus),
+        faces=faces,
+        lods=split_lods(lods),
+        remesh=remesh and remesh.value,
     )
-    meshing = mesh_options(faces, lods, remesh)
     try:
         with _quiet_stdout():
-            report = _run(request, meshing, launch=launch)
+            report = _run(request, launch=launch)
     except Img2MeshError as error:
         if as_json:
             _print_json({"kind": "error/v1", "error": type(error).__name__, "reason": str(error), "exit_code": error.exit_code})
@@ -184,16 +190,12 @@ def submit(
     raise typer.Exit(report.exit_code)
 
 
-def _run(request: "Request", meshing: dict[str, Any], *, launch: str) -> "Report":
+def _run(request: "Request", *, launch: str) -> "Report":
     from flows.launch import launcher
-    from flows.reconstruct import stages_of
     from flows.report import Progress
     from flows.submit import submit as run_batch
-    from img2mesh import presets
 
-    preset = presets.get(request.preset).with_neus(request.neus)
-    preset = preset.model_copy(update={"export_mesh": preset.export_mesh.model_copy(update=meshing)})
-    pipeline = stages_of(preset, seed=request.seed, formats=request.formats)
+    pipeline = pipeline_of(request)
     with Progress([stage.name for stage, _ in pipeline], _console(stderr=True)) as progress:
         return run_batch(request, pipeline, listen=progress, expect=progress.expect, launch=launcher(launch))
 
@@ -205,14 +207,12 @@ def reconstruct(
     ],
     *,
     out: Annotated[Path, typer.Option(help="Folder of the mesh files, the preview and the report.")],
-    formats: Annotated[
-        str, typer.Option(metavar="LIST", help="Mesh formats, comma-separated; glb is always made.")
-    ] = "glb,obj",
+    formats: FormatsOption = "glb,obj",
     faces: FacesOption = None,
     lods: LodsOption = None,
     remesh: RemeshOption = None,
     texture_px: Annotated[int, typer.Option("--texture", min=64, max=8192, help="Side of the texture, pixels.")] = 1024,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is random.")] = 0,
+    seed: SeedOption = 0,
     neus: NeusOption = "native",
     as_json: JsonOption = False,
 ) -> None:
@@ -222,14 +222,14 @@ def reconstruct(
     from img2mesh.mesh.config import ExportConfig
 
     console = _console(stderr=True)
-    config = ExportConfig(texture_px=texture_px, **mesh_options(faces, lods, remesh))
+    config = ExportConfig(texture_px=texture_px, **mesh_options(faces, split_lods(lods), remesh and remesh.value))
     done = run(
         views,
         formats=split_formats(formats),
         config=config,
         seed=seed,
         tell=console.print,
-        method=_method(neus),
+        method=_installed(neus),
         keep=out / ".fit.safetensors",
     )
     write(done.files, out)
@@ -239,50 +239,14 @@ def reconstruct(
         _console().print(f"{out / 'mesh.glb'}: " + ", ".join(f"{name} {value:g}" for name, value in done.scores.items()))
 
 
-def _method(neus: str) -> "Method":
-    """What fits the surface, by the word of the command line.
-
-    Raises:
-        InputError: The word is unknown, or nerfstudio is not installed.
-    """
-    from img2mesh.neus.config import Method
-
-    method = {"nerfstudio": "nerfstudio-neus-facto"}.get(neus, neus)
-    if method not in get_args(Method):
-        raise InputError(
-            f"unknown --neus {neus!r}: choose nerfstudio (which is NeuS-facto) or one of {', '.join(get_args(Method))}"
-        )
+def _installed(neus: str) -> "Method":
+    """What fits the surface; InputError where that is not installed."""
+    method = method_of(neus)
     if method != "native":
         from img2mesh.neus.environment import interpreter
 
         interpreter()
-    return cast("Method", method)
-
-
-def split_formats(text: str) -> list[str]:
-    """`glb, OBJ` as `["glb", "obj"]`: sorted, each once, always with glb, so that equal wishes have equal keys."""
-    return sorted({"glb", *(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())})
-
-
-def mesh_options(faces: int | None, lods: str | None, remesh: Remesh | None) -> dict[str, Any]:
-    """The fields of the export's configuration that these options set; the first of the `lods` is the mesh itself.
-
-    Raises:
-        InputError: The budgets are not descending from at least 100 to at least 4, or contradict `faces`.
-    """
-    chosen: dict[str, Any] = {} if faces is None else {"faces": faces}
-    if lods is not None:
-        parts = [part.strip() for part in lods.split(",")]
-        budgets = [int(part) for part in parts if part.isdecimal()]
-        descending = len(budgets) == len(parts) and budgets == sorted(set(budgets), reverse=True)
-        if not descending or not 100 <= budgets[0] <= 2_000_000 or budgets[-1] < 4:
-            raise InputError(f"--lods must be descending numbers of triangles, as 20000,5000,1000; found {lods!r}")
-        if faces not in (None, budgets[0]):
-            raise InputError(
-                f"--faces {faces} and --lods {lods} contradict one another: the first of the lods is the mesh itself"
-            )
-        chosen |= {"faces": budgets[0], "lods": tuple(budgets[1:])}
-    return chosen | ({} if remesh is None else {"remesh": remesh.value})
+    return method
 
 
 @app.command()
@@ -443,6 +407,16 @@ def deploy(
     store: StoreOption = None,
     preset: PresetOption = "compact",
     name: Annotated[str | None, typer.Option(help="The batch's folder among the assets.", show_default="the inbox's")] = None,
+    formats: FormatsOption = "glb,obj",
+    faces: FacesOption = None,
+    lods: LodsOption = None,
+    remesh: RemeshOption = None,
+    seed: SeedOption = 0,
+    neus: NeusOption = "native",
+    launch: Annotated[
+        str | None,
+        typer.Option("--launch", help="Where stages run, as for submit.", show_default="the worker's IMG2MESH_LAUNCH"),
+    ] = None,
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="Move refused pictures to quarantine/ in the inbox, with the reason.")
     ] = False,
@@ -451,14 +425,13 @@ def deploy(
     from flows.deployments import Batch, Service, read_service
     from flows.deployments import deploy as register
     from flows.submit import Request
-    from img2mesh import presets as known
 
     if file is not None:
         service = read_service(file)
     elif cron is None or inbox is None:
         raise InputError("nothing to deploy: give --file service.toml, or --cron and --inbox")
     else:
-        wanted = Request.of([inbox], assets=assets, store=store, name=name, preset=preset)
+        wanted = Request.of([inbox], assets=assets, store=store, name=name)
         one = Batch(
             name=wanted.name,
             inbox=inbox,
@@ -466,11 +439,18 @@ def deploy(
             store=wanted.store,
             cron=cron,
             preset=preset,
+            formats=tuple(split_formats(formats)),
+            faces=faces,
+            lods=split_lods(lods),
+            remesh=remesh and remesh.value,
+            seed=seed,
+            neus=neus,
+            launch=launch,
             quarantine=quarantine,
         )
         service = Service(batches=(one,))
     for batch in service.batches:
-        known.get(batch.preset)
+        pipeline_of(batch.request())
     register(service)
     for batch in service.batches:
         print(f"batch/{batch.name}: {batch.inbox} at '{batch.cron}'; a worker of the pool {service.pool.name} runs it")
@@ -557,7 +537,7 @@ def pull(
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, name="train")
 def _train() -> None:
-    """Train the compact weights: vae, multiview or decoder."""
+    """Train the compact weights: vae, regressor, multiview or decoder."""
 
 
 def _console(*, stderr: bool = False) -> "Console":

@@ -17,6 +17,8 @@ from pydantic import Field, JsonValue, ValidationError
 from flows.embedded import is_healthy, quiet_environment
 from flows.inbox import absolute_uri
 from flows.launch import STAGE_DEPLOYMENT
+from flows.options import all_formats, method_of
+from flows.submit import Request
 from img2mesh.errors import InputError, TransientError
 from img2mesh.manifests import Model
 from img2mesh.storage import file_error
@@ -59,7 +61,7 @@ class Pool(Model):
 
 
 class Batch(Model):
-    """One scheduled batch. Runs of one batch never overlap: the next one waits."""
+    """One scheduled batch, with the options of `img2mesh submit`. Runs of one batch never overlap: the next one waits."""
 
     name: str
     inbox: str
@@ -69,11 +71,39 @@ class Batch(Model):
     timezone: str = "UTC"
     preset: str = "compact"
     formats: tuple[str, ...] = ("glb", "obj")
-    seed: int = 0
+    faces: int | None = None
+    lods: tuple[int, ...] | None = None
+    remesh: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    neus: str = "native"
     quarantine: bool = False
     launch: str | None = None
     paused: bool = False
     tags: tuple[str, ...] = ()
+
+    def request(self) -> Request:
+        """What each of its runs asks for, in places that another process finds, too.
+
+        Raises:
+            InputError: An option makes no sense.
+        """
+        return Request.of(
+            [absolute_uri(self.inbox)],
+            assets=absolute_uri(self.assets),
+            store=absolute_uri(self.store),
+            name=self.name,
+            preset=self.preset,
+            formats=all_formats(self.formats),
+            faces=self.faces,
+            lods=self.lods,
+            remesh=self.remesh,
+            seed=self.seed,
+            neus=method_of(self.neus),
+        )
+
+    def parameters(self) -> dict[str, JsonValue]:
+        """Those of the flow `batch`."""
+        return {**self.request().model_dump(mode="json"), "quarantine": self.quarantine, "launch": self.launch}
 
 
 class Service(Model):
@@ -239,17 +269,7 @@ def _scheduled(wanted: Batch, pool: Pool) -> "RunnerDeployment":
 
     from flows.batch import batch
 
-    places = {key: absolute_uri(value) for key, value in (("assets", wanted.assets), ("store", wanted.store))}
-    parameters: dict[str, JsonValue] = {
-        "paths": [absolute_uri(wanted.inbox)],
-        **places,
-        "name": wanted.name,
-        "preset": wanted.preset,
-        "formats": list(wanted.formats),
-        "seed": wanted.seed,
-        "quarantine": wanted.quarantine,
-        "launch": wanted.launch,
-    }
+    parameters = wanted.parameters()
     tags = [TAG, f"batch:{wanted.name}", f"preset:{wanted.preset}", *wanted.tags]
     try:
         schedule = Cron(wanted.cron, timezone=wanted.timezone)

@@ -180,7 +180,7 @@ def views(
     done: list[str] = []
     failed: list[str] = []
     data, chosen = samples(views, split, count=count, size_px=bench.preset.view_size_px)
-    baselines = _baselines(views)
+    baselines = _baselines(views) | _guesses(bench)
     shown = {item for _, item in evenly(chosen, min(sheet, len(chosen)))} if sheet else set()
     pictures: list[list[Tensor]] = []
     for number, (name, item) in enumerate(chosen, start=1):
@@ -216,6 +216,15 @@ def _generated(bench: "Workbench", sample: "Sample", name: str, *, guided: bool)
     coarse = bench.coarse(latents)
     aligned = bench.pictures(bench.decode(coarse))
     return {"generated, guided decode": aligned, "generated, plain decode": bench.pictures(coarse)}
+
+
+def _guesses(bench: "Workbench") -> "dict[str, Callable[[Sample], Pictures]]":
+    """The first guess that the generator starts from, if it has one: a plain regressor."""
+    from img2mesh.evaluation.views import first_guess
+    from img2mesh.models.multiview import load
+
+    guess = load(bench.preset.generator.name, bench.preset.generator.sha256).guess
+    return {} if guess is None else {"first guess": lambda sample: first_guess(sample, guess)}
 
 
 def _baselines(views: Path) -> "dict[str, Callable[[Sample], Pictures]]":
@@ -379,6 +388,8 @@ def _decoded(
     from dataclasses import replace
 
     from img2mesh.evaluation.decoder import decode_guided, decode_plain
+    from img2mesh.evaluation.views import Pictures
+    from img2mesh.metrics.consistency import carried
     from img2mesh.models.autoencoder import load
 
     plain = load(bench.preset.autoencoder.name, bench.preset.autoencoder.sha256)
@@ -387,7 +398,12 @@ def _decoded(
         guided = replace(scene, depth=_guide(scene, kind, noise, bench.seed))
         label = f", {kind} depth" + (f" + {noise:g}" if noise else "") if len(guides) > 1 else ""
         decoded |= {name + label: decode_guided(network, guided) for name, network in networks.items()}
-    return {**decoded, "plain": decode_plain(plain, scene)}
+    alone = decode_plain(plain, scene)
+    if scene.geometry is not scene.truth.depth:
+        return {**decoded, "plain": alone}
+    # What the exact front and the true depth are worth without any network.
+    warped = carried(alone.rgb, scene.truth.rgb[0], scene.truth.depth, scene.cameras)
+    return {**decoded, "plain": alone, "plain, front carried by true depth": Pictures(rgb=warped, alpha=alone.alpha)}
 
 
 def _guide(scene: "Scene", kind: str, noise: float, seed: int) -> "Tensor":

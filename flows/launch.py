@@ -87,14 +87,16 @@ def in_container(engine: str, stage: Stage[Any, Any, Any], inputs: Model, params
         # Whoever owns the store's folder may read what is handed over.
         folder.chmod(0o755)
         options = [*_confined(engine, store), *_mounts(folder, store, params), *_passed_on(store)]
-        return [engine, "run", *options, image_of(stage.name), *_arguments(stage, store, Path("/exchange"), Path("/tmp"))]  # noqa: S108 - the container's
+        inside = _arguments(stage, store, Path("/exchange"), Path("/tmp"))  # noqa: S108 - the container's
+        return [engine, "run", *options, image_of(stage.name, params), *inside]
 
     return _alone(stage, inputs, params, store, command)
 
 
-def image_of(stage: str) -> str:
+def image_of(stage: str, params: Model) -> str:
     """The image that has the stage; IMG2MESH_REGISTRY is put before its name."""
-    family = "mesh" if stage == "export_mesh" else "torch"
+    method = getattr(getattr(params, "fit", None), "method", "native")
+    family = "mesh" if stage == "export_mesh" else "torch" if method == "native" else "nerfstudio"
     return f"{os.environ.get('IMG2MESH_REGISTRY', '')}img2mesh-{family}:{img2mesh.__version__}"
 
 

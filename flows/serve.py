@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from flows.deployments import HEARTBEATS, POOL, Service, register
-from flows.embedded import START_TIMEOUT_S, is_healthy, quiet_environment
+from flows.embedded import RECORDING, START_TIMEOUT_S, is_healthy, quiet_environment
 from flows.launch import environment as launched
 from img2mesh.errors import InputError, TransientError
 from img2mesh.storage import file_error
@@ -59,6 +59,7 @@ def _environment(url: str) -> dict[str, str]:
     return {
         "PREFECT_HOME": str(home),
         **HEARTBEATS,
+        **RECORDING,
         **launched(),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_UI_API_URL": url,

@@ -15,6 +15,7 @@ from flows.assets import AssetDocument, Assets, BatchDocument, Row, listed_json,
 from flows.found import Finder, Whole
 from flows.inbox import Inbox, Item, batch_name, collect, safe_name
 from flows.launch import Launch, in_process
+from flows.options import mesh_options
 from flows.reconstruct import Event, Listen, Ran, Reconstruction, RunStage, Step, Walk, find_done
 from img2mesh.errors import ArtifactError, Img2MeshError, InputError, TransientError
 from img2mesh.manifests import Model, SourceImage
@@ -37,6 +38,9 @@ class Request(Model):
     formats: tuple[str, ...]
     seed: int
     neus: Method = "native"
+    faces: int | None = None
+    lods: tuple[int, ...] | None = None
+    remesh: str | None = None
 
     @classmethod
     def of(
@@ -50,14 +54,18 @@ class Request(Model):
         formats: Sequence[str] = ("glb", "obj"),
         seed: int = 0,
         neus: Method = "native",
+        faces: int | None = None,
+        lods: Sequence[int] | None = None,
+        remesh: str | None = None,
     ) -> "Request":
         """The request with the defaults filled in: the store below the assets, the name from the folder.
 
         Raises:
-            InputError: There are no paths, or the name is none for a folder.
+            InputError: There are no paths, the name is none for a folder, or the options of the mesh make no sense.
         """
         if not paths:
             raise InputError("nothing was submitted: expected files, folders or s3://bucket/prefix")
+        mesh_options(faces, lods, remesh)
         if name is not None and (not name or safe_name(name) != name):
             raise InputError(f"--name {name!r} cannot be a folder's name; try {safe_name(name, otherwise='batch')!r}")
         return cls(
@@ -69,6 +77,9 @@ class Request(Model):
             formats=tuple(formats),
             seed=seed,
             neus=neus,
+            faces=faces,
+            lods=None if lods is None else tuple(lods),
+            remesh=remesh,
         )
 
 

@@ -1,4 +1,4 @@
-"""`img2mesh train vae|multiview|decoder`: each network by one command, resumed by repeating it."""
+"""`img2mesh train vae|regressor|multiview|decoder`: each network by one command, resumed by repeating it."""
 
 import os
 import subprocess
@@ -39,13 +39,31 @@ def vae(views: Views, out: Out = Path("runs/vae"), steps: Steps = 3600, seed: Se
 
 
 @app.command()
-def multiview(views: Views, vae: Vae, out: Out = Path("runs/multiview"), steps: Steps = 1200, seed: Seed = 0) -> None:
+def regressor(views: Views, out: Out = Path("runs/regressor"), steps: Steps = 3600, seed: Seed = 0) -> None:
+    """Train the first guess of six views from one, which the generator starts from."""
+    from img2mesh.models.features import published_features
+    from img2mesh.training.regressor import RegressorConfig, train_regressor
+
+    _finish(train_regressor(views, published_features(), out, RegressorConfig.of(steps=steps, seed=seed), device=_device()))
+
+
+@app.command()
+def multiview(
+    views: Views,
+    *,
+    vae: Vae,
+    regressor: Annotated[Path | None, typer.Option(help="Weights of the finished first guess of the views.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Weights of the generator to start as.", show_default="random")] = None,
+    out: Out = Path("runs/multiview"),
+    steps: Steps = 1200,
+    seed: Seed = 0,
+) -> None:
     """Train the generator of six views from one."""
     from img2mesh.training.loop import LoopConfig
     from img2mesh.training.multiview import MultiviewConfig, train_multiview
 
-    loop = LoopConfig(steps=steps, seed=seed)
-    _finish(train_multiview(views, vae, out, MultiviewConfig(loop=loop), device=_device()))
+    config = MultiviewConfig(loop=LoopConfig(steps=steps, seed=seed))
+    _finish(train_multiview(views, vae, out, config, device=_device(), regressor=regressor, base=base))
 
 
 class Family(StrEnum):
@@ -74,7 +92,7 @@ def decoder(
     ] = None,
     vae: Annotated[Path | None, typer.Option(help="Weights of the finished autoencoder.", show_default="the preset's")] = None,
     out: Out = Path("runs/decoder"),
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.", show_default="500, wonder3d 3000")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.", show_default="400, wonder3d 3000")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Objects a step, over all GPUs; wonder3d only.")] = 8,
     processes: Annotated[int | None, typer.Option(min=1, help="One a GPU; wonder3d only.", show_default="all GPUs")] = None,
     precision: Annotated[Format, typer.Option(help="Of activations; auto: bf16 where the GPU has it.")] = Format.AUTO,
@@ -84,15 +102,14 @@ def decoder(
     ] = "ours",
 ) -> None:
     """Train the depth-guided decoder: the compact one, or the published one at full size on one to eight GPUs."""
-    from img2mesh.training.decoder import VARIANTS, DecoderConfig, full_size, train_decoder
-    from img2mesh.training.loop import LoopConfig
+    from img2mesh.training.decoder import VARIANTS, compact, full_size, train_decoder
 
     if preset is Family.COMPACT:
         if views is None or vae is None or objects is not None:
             raise InputError("the compact decoder is trained on rendered VIEWS with --vae WEIGHTS")
         if variant not in VARIANTS:
             raise InputError(f"unknown --variant {variant!r}: choose of {', '.join(VARIANTS)}")
-        config = DecoderConfig(loop=LoopConfig(steps=steps or 500, seed=seed), **VARIANTS[variant])
+        config = compact(steps=steps or 400, seed=seed, variant=variant)
         _finish(train_decoder(views, vae, out, config, device=_device()))
         return
     if (views is None) == (objects is None):

@@ -6,14 +6,12 @@ set -euo pipefail
 
 folder="${1:-$HOME/.cache/img2mesh/nerfstudio}"
 python="${2:-python3.11}"
+pins="$(dirname "$0")/../containers/nerfstudio.txt"
 
 "$python" -m venv "$folder"
 pip=("$folder/bin/python" -m pip --disable-pip-version-check install --quiet)
 # shellcheck disable=SC2086 # several words
 "${pip[@]}" ${TORCH_FLAGS:-} torch==2.13.0
-# nerfstudio's own list brings a CUDA torchvision, gsplat and an old numpy, none of which its surface models need.
-"${pip[@]}" --no-deps nerfstudio==1.1.5 nerfacc==0.5.2 torchmetrics lightning-utilities
-"${pip[@]}" numpy==2.4.6 opencv-python-headless==5.0.0.93 jaxtyping msgspec tyro viser tensorboard protobuf absl-py \
-  matplotlib rich scipy imageio mediapy requests trimesh
+"${pip[@]}" --no-deps --requirement "$pins"
 "$folder/bin/python" -c 'import nerfstudio.models.neus_facto' 2>/dev/null
 echo "nerfstudio is in $folder; other places: export IMG2MESH_NERFSTUDIO=$folder/bin/python"

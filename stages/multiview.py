@@ -1,10 +1,15 @@
 """One prepared picture becomes six colour and six normal latents with their cameras."""
 
+from typing import TYPE_CHECKING
+
 from img2mesh.diffusion.config import SamplingConfig
 from img2mesh.manifests import Model, MultiviewLatents, PreparedImage, WeightsRef
 from img2mesh.presets import Preset
 from img2mesh.stage import Stage, main
 from img2mesh.storage import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Params(Model):
@@ -41,13 +46,20 @@ def run(inputs: PreparedImage, params: Params, store: Store) -> MultiviewLatents
     vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
     generator = multiview.load(params.generator.name, params.generator.sha256)
     front = autoencoder.over_white(autoencoder.resize_rgba(codec.get_picture(store, inputs.image), params.view_size_px))
-    known = autoencoder.encode_picture(vae, front)
+    scale = vae.config["scaling_factor"]
     labels = published_labels() if generator.config.get("labels") == "published" else class_labels(VIEW_AZIMUTHS_DEG)
+
+    def encode(pictures: "Tensor") -> "Tensor":
+        latents: Tensor = torch.stack([autoencoder.encode_picture(vae, picture) for picture in pictures]) * scale
+        return latents
+
+    told = generator.conditions(front[None], encode)[0]
     with torch.no_grad(), placement.at_work(generator) as place:
         latents = sample(
             generator,
             generator.scheduler(),
-            condition=(known * vae.config["scaling_factor"]).to(place),
+            condition=told.to(place),
+            channels=vae.config["latent_channels"],
             embedding=generator.embed(front[None, :3].to(place))[0],
             labels=labels.to(place),
             steps=params.sampling.steps,
@@ -56,8 +68,8 @@ def run(inputs: PreparedImage, params: Params, store: Store) -> MultiviewLatents
             seed=params.seed,
             split_guidance=placement.plan().split_guidance,
         ).cpu()
-    normal, colour = (latents / vae.config["scaling_factor"]).chunk(2)
-    colour[0] = known
+    normal, colour = (latents / scale).chunk(2)
+    colour[0] = told[0, : colour.shape[1]].cpu() / scale
     return MultiviewLatents(
         source=inputs,
         latents=codec.put_tensors(store, {"normal": normal.half(), "colour": colour.half()}),

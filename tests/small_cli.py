@@ -8,6 +8,7 @@ whose name contains `numerical` fails in `coarse_neus` with seed 0; `transient` 
 
 import io
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from flows import reconstruct, submit
+from flows import launch, reconstruct, submit
 from flows.inbox import Item
 from flows.reconstruct import Step
 from flows.submit import Job, Outcome
@@ -33,6 +34,7 @@ from img2mesh.manifests import (
     WeightsRef,
 )
 from img2mesh.stage import Stage
+from img2mesh.stage import main as run_alone
 from img2mesh.storage import Store
 
 CAMERA = CameraSpec(
@@ -161,14 +163,30 @@ def in_a_loop(job: Job, items: Sequence[Item]) -> list[Outcome]:
     return outcomes
 
 
+def in_small_subprocess(stage: Stage[Any, Any, Any], inputs: Model, params: Model, store: Store) -> Any:
+    """As `--launch subprocess` does, with the small stage of that name."""
+
+    def command(folder: Path) -> list[str]:
+        module, *arguments = launch._arguments(stage, store, folder, folder)
+        return [sys.executable, __file__, "--stage", module.removeprefix("stages."), *arguments]
+
+    return launch._alone(stage, inputs, params, store, command)
+
+
 def main() -> None:
     """The command line with the small stages in place of the real ones."""
+    if sys.argv[1:2] == ["--stage"]:
+        name = sys.argv[2]
+        del sys.argv[1:3]
+        run_alone(next(stage for stage, _ in STEPS if stage.name == name))
+        return
     from flows import cli
 
     if jump_s := float(os.environ.get("SMALL_CLOCK_S", "0")):
         right = time.time
         time.time = lambda: right() + jump_s
     reconstruct.stages_of = lambda preset, *, seed, formats: steps(seed=seed)
+    launch.in_subprocess = in_small_subprocess
     if os.environ.get("SMALL_PLAIN"):
         whole = submit.submit
         submit.submit = lambda *args, **options: whole(*args, **options, run_pending=in_a_loop)

@@ -27,7 +27,8 @@ def sample(
     network: Network,
     scheduler: DDIMScheduler,
     *,
-    condition: Float[Tensor, "latent height width"],
+    condition: Float[Tensor, "view channel height width"],
+    channels: int,
     embedding: Float[Tensor, "1 dim"],
     labels: Float[Tensor, "row 10"],
     steps: int,
@@ -39,7 +40,8 @@ def sample(
     """Latents of all views, normals first, then colours, scaled as the network sees them.
 
     Args:
-        condition: Scaled latent of the prepared picture; every row is told it.
+        condition: What the views are told, in either domain; a single one is told all of them.
+        channels: Of a latent.
         embedding: Image embedding of the prepared picture, one token.
         labels: Camera and task rows, see `conditioning.class_labels`.
         steps: Sampling steps.
@@ -52,15 +54,17 @@ def sample(
     """
     rows = labels.shape[0]
     generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn((rows, *condition.shape), generator=generator).to(condition.device)
-    conditions, embeddings = condition.expand(rows, -1, -1, -1), embedding.expand(rows, -1, -1)
+    latents = torch.randn((rows, channels, *condition.shape[-2:]), generator=generator).to(condition.device)
+    conditions, embeddings = condition.repeat(rows // len(condition), 1, 1, 1), embedding.expand(rows, -1, -1)
     scheduler.set_timesteps(steps)
     for timestep in scheduler.timesteps:
         noisy = torch.cat([scheduler.scale_model_input(latents, timestep), conditions], dim=1)
         if guidance_scale == 1:
             prediction = network(noisy, timestep, embeddings, labels)
         else:
-            prediction = _guided(network, noisy, timestep, embeddings, labels, guidance_scale, in_halves=split_guidance)
+            prediction = _guided(
+                network, noisy, timestep, embeddings, labels, guidance_scale, channels=channels, in_halves=split_guidance
+            )
         latents = scheduler.step(prediction, timestep, latents, eta=eta, generator=generator).prev_sample
     return latents
 
@@ -73,6 +77,7 @@ def _guided(
     labels: Float[Tensor, "row 10"],
     scale: float,
     *,
+    channels: int,
     in_halves: bool,
 ) -> Float[Tensor, "row latent height width"]:
     """Prediction moved away from the one that is told nothing of the picture.
@@ -80,7 +85,8 @@ def _guided(
     In one batch it is [normal_uncond, normal_cond, colour_uncond, colour_cond]: halves by domain, as the joint attention needs.
     In two it gives the same, since the objects of a batch do not influence one another.
     """
-    blank, nothing = _untold(noisy), torch.zeros_like(embeddings)
+    blank, nothing = noisy.clone(), torch.zeros_like(embeddings)
+    blank[:, channels:] = 0
     if in_halves:
         free = network(blank, timestep, nothing, labels)
         told = network(noisy, timestep, embeddings, labels)
@@ -89,13 +95,6 @@ def _guided(
         normal_free, normal_told, colour_free, colour_told = network(*inputs).chunk(4)
         free, told = torch.cat([normal_free, colour_free]), torch.cat([normal_told, colour_told])
     return free + scale * (told - free)
-
-
-def _untold(noisy: Float[Tensor, "row channel height width"]) -> Float[Tensor, "row channel height width"]:
-    """The same without its condition, which is the second half of the channels."""
-    blank = noisy.clone()
-    blank[:, noisy.shape[1] // 2 :] = 0
-    return blank
 
 
 def _interleave(free: Tensor, told: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from img2mesh.evaluation.meshes import inflated
 from img2mesh.geometry.cameras import orbit, pixel_centres, unproject
 from img2mesh.metrics.image import psnr, silhouette_iou, ssim
 from img2mesh.metrics.lpips import Lpips
+from img2mesh.models.regressor import ViewRegressor
 from img2mesh.neus.surface import Surface
 
 # Fronts are compared at this size: a nearest neighbour by every pixel would be one by noise.
@@ -73,6 +74,14 @@ def inflated_front(sample: Sample) -> Pictures:
     painted = functional.grid_sample(sample.rgb[:1].expand(len(cameras), -1, -1, -1), places, align_corners=False)
     covered = (depth > 0)[:, None]
     return Pictures(rgb=torch.where(covered, painted, torch.ones(())), alpha=covered[:, 0].float())
+
+
+def first_guess(sample: Sample, regressor: ViewRegressor) -> Pictures:
+    """What the regressor alone says of the views, enlarged."""
+    front = torch.cat([sample.rgb[:1], sample.alpha[:1, None]], dim=1)
+    guess = regressor.views(front.to(regressor.leave.weight))[0].float().cpu()
+    enlarged = functional.interpolate(guess[:, :4], size=sample.rgb.shape[-2:], mode="bicubic", align_corners=False)
+    return Pictures(rgb=enlarged[:, :3].clamp(0, 1), alpha=enlarged[:, 3].clamp(0, 1))
 
 
 class TrainingObjects:

@@ -52,6 +52,21 @@ def reprojection_error(
     return total / count if count else 0.0
 
 
+def carried(
+    rgb: Float[Tensor, "view 3 height width"],
+    front: Float[Tensor, "3 height width"],
+    depth: Float[Tensor, "view height width"],
+    cameras: Cameras,
+) -> Float[Tensor, "view 3 height width"]:
+    """The views with the colours of the exact front picture wherever view 0 sees the same surface point."""
+    views = [front]
+    for view in range(1, len(rgb)):
+        seen, places = _seen_in(depth, cameras, view, 0)
+        there = functional.grid_sample(front[None], places[None], align_corners=False)[0]
+        views.append(torch.where(seen, there, rgb[view]))
+    return torch.stack(views)
+
+
 def _seen_in(
     depth: Float[Tensor, "view height width"], cameras: Cameras, one: int, other: int
 ) -> tuple[Bool[Tensor, "height width"], Float[Tensor, "height width 2"]]:

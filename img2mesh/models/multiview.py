@@ -1,6 +1,7 @@
 """The multi-view generator: image encoder and UNet, trained together, in one weights file."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,16 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from img2mesh.models.autoencoder import BACK
 from img2mesh.models.checkpoint import load_network
 from img2mesh.models.multiview_unet import MultiviewUNet
+from img2mesh.models.regressor import ViewRegressor
 
 
 class MultiviewGenerator(nn.Module):
     """A picture's embedding and the network that it conditions.
 
     Attributes:
-        config: The configurations of both networks and of the noise schedule, as the weights file keeps them; and, for a
+        config: The configurations of the networks and of the noise schedule, as the weights file keeps them; and, for a
             published generator, how pictures are put before the encoder and which camera rows the network knows.
+        guess: The first guess of the views, which a compact generator starts from; never trained with it.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -27,11 +31,40 @@ class MultiviewGenerator(nn.Module):
         self.config = config
         self.unet = MultiviewUNet.from_published_config(config["unet"])
         self.image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**config["image_encoder"]))
+        self.guess = ViewRegressor(config["guess"]).eval().requires_grad_(requires_grad=False) if "guess" in config else None
+
+    def train(self, mode: bool = True) -> "MultiviewGenerator":
+        """As in torch, but for the first guess, which is finished."""
+        super().train(mode)
+        if self.guess is not None:
+            self.guess.eval()
+        return self
 
     def embed(self, rgb: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 dim"]:
         """Image embedding of pictures over white in [0, 1], as one token each."""
         weight = self.image_encoder.visual_projection.weight
         return self.image_encoder(self._as_the_encoder_sees(rgb).to(weight)).image_embeds[:, None].to(rgb)
+
+    def conditions(
+        self, fronts: Float[Tensor, "object 4 height width"], encode: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "object view channel h w"]:
+        """What the rows are told beside their noise: all the same, the front's latent, as in Wonder3D, which is one view here.
+
+        With a first guess each view is told the guess of it too, and the back the latent of the mirrored front: orthographic
+        views from front and back have mirrored outlines, and often like colours.
+
+        Args:
+            fronts: Over white, with coverage, in [0, 1].
+            encode: Gives the scaled latents of such pictures.
+        """
+        latents = encode(fronts)[:, None]
+        if self.guess is None:
+            return latents
+        guess = self.guess.views(fronts.to(self.guess.leave.weight)).to(latents)
+        latents = latents.repeat(1, guess.shape[1], 1, 1, 1)
+        latents[:, BACK] = encode(fronts.flip(-1))
+        centred = torch.cat([guess[:, :, :4] * 2 - 1, guess[:, :, 4:]], dim=2)
+        return torch.cat([latents, functional.pixel_unshuffle(centred, guess.shape[-1] // latents.shape[-1])], dim=2)
 
     def _as_the_encoder_sees(self, rgb: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
         """Pictures at the encoder's size with its channels' means and deviations; a compact encoder takes [-1, 1] as it is."""

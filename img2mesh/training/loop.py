@@ -39,6 +39,7 @@ class LoopConfig:
         ema_decay: Of the averaged weights, which are the ones exported; shorter at the start.
         max_grad_norm: Gradients are scaled down to this norm.
         draws: Losses whose mean a step minimises, shared out among the processes.
+        inherited_rate: Factor of the learning rates of layers that come trained.
         precision: Number format of activations, for tasks that leave the choice open. fp16 scales the loss, for AdamW alone.
     """
 
@@ -54,6 +55,7 @@ class LoopConfig:
     report_every: int = 25
     seed: int = 0
     draws: int = 1
+    inherited_rate: float = 1.0
     precision: Precision = "bf16"
 
 
@@ -65,13 +67,21 @@ class TaskConfig(Protocol):
         """How to run the steps."""
 
 
-def train(network: nn.Module, loss: StepLoss, task: TaskConfig, out: Path, on_checkpoint: Callable[[], None]) -> None:
+def train(
+    network: nn.Module,
+    loss: StepLoss,
+    task: TaskConfig,
+    out: Path,
+    on_checkpoint: Callable[[], None],
+    inherited: Callable[[str], bool] = lambda _: False,
+) -> None:
     """Train until `task.loop.steps`, resuming from `out/checkpoint.safetensors` when there is one.
 
     Args:
         loss: Named loss terms of one random batch; "loss" is minimised.
         on_checkpoint: Called, with the averaged weights in `network`, whenever a checkpoint has been written and at the end; by
             the first process alone.
+        inherited: Whether the layer of a parameter of this name comes trained.
 
     Raises:
         InputError: The draws of a step cannot be shared out evenly among the processes.
@@ -82,7 +92,7 @@ def train(network: nn.Module, loss: StepLoss, task: TaskConfig, out: Path, on_ch
     team = Team(cpu=next(network.parameters()).device.type == "cpu")
     if config.draws % team.size:
         raise InputError(f"{config.draws} objects a step cannot be shared out among {team.size} processes: use a multiple")
-    state = _State(network, config, team)
+    state = _State(network, config, team, inherited)
     state.restore(out / "checkpoint.safetensors")
     if team.leads:
         (out / "settings.json").write_text(json.dumps(asdict(cast("Any", task)), indent=1) + "\n")
@@ -117,12 +127,17 @@ def _report(out: Path, step: int, steps: int, means: dict[str, float], seconds: 
 class _State:
     """Everything that a step changes."""
 
-    def __init__(self, network: nn.Module, config: LoopConfig, team: Team) -> None:
+    def __init__(self, network: nn.Module, config: LoopConfig, team: Team, inherited: Callable[[str], bool]) -> None:
         self.network, self.config, self.team, self.step = network, config, team, 0
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimizer = Optimizer(
-            self.parameters.values(), lr=config.lr, matrix_lr=config.matrix_lr, weight_decay=config.weight_decay
+            self.parameters.values(),
+            lr=config.lr,
+            matrix_lr=config.matrix_lr,
+            weight_decay=config.weight_decay,
+            inherited=(parameter for name, parameter in self.parameters.items() if inherited(name)),
+            inherited_rate=config.inherited_rate,
         )
         place = next(iter(self.parameters.values())).device.type
         self.scaler = torch.amp.GradScaler(place, enabled=config.precision == "fp16")

@@ -13,11 +13,13 @@ from torch import Tensor
 from img2mesh.data.dataset import RenderedObjects, Sample
 from img2mesh.diffusion.conditioning import class_labels
 from img2mesh.diffusion.sampling import sample as sample_latents
+from img2mesh.errors import InputError
 from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG
 from img2mesh.metrics.image import psnr, silhouette_iou
 from img2mesh.models.autoencoder import from_config, pack_colour, pack_normals, unpack_colour
 from img2mesh.models.checkpoint import read_weights, save_weights
 from img2mesh.models.multiview import MultiviewGenerator
+from img2mesh.models.regressor import GUESS_CHANNELS
 from img2mesh.training.augmentation import augment
 from img2mesh.training.loop import LoopConfig, train
 from img2mesh.training.sheets import write_sheet
@@ -82,19 +84,28 @@ class _Encoded:
     """A batch ready for the UNet; `latents` rows run domain, object, view."""
 
     latents: Float[Tensor, "domain object view latent height width"]
+    conditions: Float[Tensor, "object view channel height width"]
     pictures: Float[Tensor, "object 3 height_px width_px"]
 
 
 class _Task:
     """The frozen autoencoder, the network and the noise schedule of one training run."""
 
-    def __init__(self, vae_weights: Path, config: MultiviewConfig, device: str) -> None:
+    def __init__(
+        self, vae_weights: Path, config: MultiviewConfig, device: str, regressor: Path | None = None, base: Path | None = None
+    ) -> None:
         state, vae_config = read_weights(vae_weights)
         self.vae: AutoencoderKL = from_config(vae_config).to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.vae.load_state_dict(state)
         self.vae_config, self.config, self.device = vae_config, config, device
         torch.manual_seed(config.loop.seed)
-        self.network = MultiviewGenerator(CONFIG).to(device)
+        guess, guess_config = read_weights(regressor) if regressor else ({}, None)
+        self.network_config = _with_guess(guess_config)
+        self.network = MultiviewGenerator(self.network_config).to(device)
+        if base:
+            _go_on(self.network, base)
+        if self.network.guess is not None:
+            self.network.guess.load_state_dict(guess)
         self.scheduler = DDIMScheduler(**CONFIG["scheduler"])
         self.labels = class_labels(VIEW_AZIMUTHS_DEG).to(device)
 
@@ -108,10 +119,18 @@ class _Task:
         with torch.autocast(self.device, torch.bfloat16):
             latents = torch.cat([self.vae.encode(part).latent_dist.mode() for part in images.split(24)])
         latents = latents.float() * self.vae_config["scaling_factor"]
+        fronts = torch.stack([torch.cat([s.rgb[0], s.alpha[:1]]) for s in samples]).to(self.device)
         return _Encoded(
             latents=latents.reshape(2, len(samples), -1, *latents.shape[1:]),
-            pictures=torch.stack([s.rgb[0] for s in samples]).to(self.device),
+            conditions=self.network.conditions(fronts, self._front_latents),
+            pictures=fronts[:, :3],
         )
+
+    def _front_latents(self, fronts: Float[Tensor, "object 4 height width"]) -> Float[Tensor, "object latent h w"]:
+        with torch.autocast(self.device, torch.bfloat16):
+            latents: Tensor = self.vae.encode(pack_colour(fronts[:, :3], fronts[:, 3])).latent_dist.mode()
+        scaled: Tensor = latents.float() * self.vae_config["scaling_factor"]
+        return scaled
 
     def loss(self, batch: _Encoded, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the v-prediction, also by domain.
@@ -126,8 +145,8 @@ class _Task:
         per_row = timesteps[None, :, None].expand(2, -1, views).reshape(-1)
         noisy = self.scheduler.add_noise(clean, noise, per_row)
         target = self.scheduler.get_velocity(clean, noise, per_row)
-        front = batch.latents[1, :, :1] * keep[:, None, None, None, None]
-        condition = front[None].expand(2, -1, views, -1, -1, -1).flatten(0, 2)
+        told = batch.conditions * keep[:, None, None, None, None]
+        condition = told[None].expand(2, -1, views, -1, -1, -1).flatten(0, 2)
         labels = self.labels.reshape(2, 1, views, -1).expand(-1, objects, -1, -1).flatten(0, 2)
         with torch.autocast(self.device, torch.bfloat16):
             tokens = self.network.embed(batch.pictures) * keep[:, None, None]
@@ -148,7 +167,37 @@ class _Task:
         return torch.where(pure, last, uniform).to(self.device)
 
 
-def train_multiview(views: Path, vae_weights: Path, out: Path, config: MultiviewConfig, *, device: str) -> Path:
+def _with_guess(guess: dict[str, Any] | None) -> dict[str, Any]:
+    """The generator's configuration; with a first guess, the network is told four of its pixels in each place of a latent."""
+    if guess is None:
+        return CONFIG
+    unet = CONFIG["unet"]
+    cell = (guess["size_px"] // unet["sample_size"]) ** 2
+    return {**CONFIG, "unet": {**unet, "in_channels": unet["in_channels"] + GUESS_CHANNELS * cell}, "guess": guess}
+
+
+def _go_on(network: MultiviewGenerator, base: Path) -> None:
+    """Start as another generator, to which what it was not told means nothing yet."""
+    state, _ = read_weights(base)
+    entry = "unet.conv_in.weight"
+    widened = torch.zeros_like(network.state_dict()[entry])
+    widened[:, : state[entry].shape[1]] = state[entry]
+    missing, unexpected = network.load_state_dict({**state, entry: widened}, strict=False)
+    wrong = [name for name in missing if not name.startswith("guess.")] + unexpected
+    if wrong:
+        raise InputError(f"{base} holds no generator of this size: {', '.join(wrong[:3])}")
+
+
+def train_multiview(
+    views: Path,
+    vae_weights: Path,
+    out: Path,
+    config: MultiviewConfig,
+    *,
+    device: str,
+    regressor: Path | None = None,
+    base: Path | None = None,
+) -> Path:
     """Train and export the multi-view generator.
 
     Args:
@@ -156,12 +205,17 @@ def train_multiview(views: Path, vae_weights: Path, out: Path, config: Multiview
         vae_weights: The finished autoencoder.
         out: Checkpoint, log, sample sheets and `multiview.safetensors` go here.
         device: "cpu" or "cuda".
+        regressor: The finished first guess of the views, which becomes part of the generator; None: there is none.
+        base: Weights of the generator to start as; it may have been trained without a first guess.
 
     Returns:
         The weights file.
+
+    Raises:
+        InputError: Weights do not fit.
     """
     data, held_back = RenderedObjects(views, "train"), RenderedObjects(views, "val")
-    task = _Task(vae_weights, config, device)
+    task = _Task(vae_weights, config, device, regressor, base)
     weights = out / "multiview.safetensors"
 
     def loss(generator: torch.Generator) -> dict[str, Tensor]:
@@ -174,25 +228,24 @@ def train_multiview(views: Path, vae_weights: Path, out: Path, config: Multiview
 
 @torch.no_grad()
 def _export(task: _Task, held_back: RenderedObjects, path: Path) -> None:
-    """Write the weights, and a sheet and the scores of the five unseen views of held-back objects, with few steps and more."""
-    save_weights(path, task.network.state_dict(), CONFIG)
+    """Write the weights, and a sheet and the scores of the five unseen views of held-back objects, with one step."""
+    save_weights(path, task.network.state_dict(), task.network_config)
     rows: list[list[Tensor]] = []
-    scores: dict[str, list[tuple[float, float]]] = {"copy": [], "1 step": [], "8 steps": []}
+    scores: dict[str, list[tuple[float, float]]] = {"copy": [], "1 step": []}
     task.network.eval()
-    for item in range(0, len(held_back), max(1, len(held_back) // 6)):
+    for item in range(0, len(held_back), max(1, len(held_back) // 24)):
         truth = held_back.load(item)
         batch = task.encode([truth])
         rows.append(list(truth.rgb))
         scores["copy"].append(_score(truth.rgb[:1].expand(6, -1, -1, -1), truth.alpha[:1].expand(6, -1, -1), truth))
-        for name, steps in (("1 step", 1), ("8 steps", 8)):
-            images = _generate(task, batch, steps)
-            rgb, alpha = unpack_colour(images[6:])
-            scores[name].append(_score(rgb, alpha, truth))
-            rows += [list(rgb), list((images[:6, :3] + 1) / 2)]
+        images = _generate(task, batch, 1)
+        rgb, alpha = unpack_colour(images[6:])
+        scores["1 step"].append(_score(rgb, alpha, truth))
+        rows += [list(rgb), list((images[:6, :3] + 1) / 2)]
     task.network.train()
     means = {name: [round(v, 3) for v in torch.tensor(rows).mean(dim=0).tolist()] for name, rows in scores.items()}
     print("val, psnr_db and iou: " + json.dumps(means), flush=True)
-    write_sheet(path.with_suffix(".png"), rows)
+    write_sheet(path.with_suffix(".png"), rows[:24])
 
 
 def _generate(task: _Task, batch: _Encoded, steps: int) -> Float[Tensor, "row channel height width"]:
@@ -200,7 +253,8 @@ def _generate(task: _Task, batch: _Encoded, steps: int) -> Float[Tensor, "row ch
     latents = sample_latents(
         task.network,
         task.network.scheduler(),
-        condition=batch.latents[1, 0, 0],
+        condition=batch.conditions[0],
+        channels=batch.latents.shape[3],
         embedding=task.network.embed(batch.pictures[:1])[0],
         labels=task.labels,
         steps=steps,

@@ -4,7 +4,8 @@ The same time buys several decibels more than with AdamW alone: docs/decisions/0
 the published decoder, keeps to AdamW: its layers are where AdamW has left them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +17,44 @@ _LEAST_SIDE = 16
 class Optimizer:
     """Muon and AdamW side by side over the parameters of one network, or AdamW alone where `matrix_lr` is None.
 
+    Args:
+        inherited: Parameters that come trained; their rates are multiplied by `inherited_rate`.
+
     Source: Jordan et al., Muon, 2024; Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, matrix_lr: float | None, weight_decay: float) -> None:
-        parameters = list(parameters)
-        vectors = [p for p in parameters if not _is_matrix(p)]
-        matrices = [p for p in parameters if _is_matrix(p)]
-        self._matrices = [] if matrix_lr is None else [(p, nn.Parameter(_flat(p.detach(), like=p))) for p in matrices]
-        self._inner: list[torch.optim.Optimizer] = []
-        if matrix_lr is None:
-            groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-            self._inner.append(torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=True))
-        elif self._matrices:
-            views = [view for _, view in self._matrices]
-            self._inner.append(torch.optim.Muon(views, lr=matrix_lr, weight_decay=weight_decay))
-        if vectors and matrix_lr is not None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        matrix_lr: float | None,
+        weight_decay: float,
+        inherited: Iterable[nn.Parameter] = (),
+        inherited_rate: float = 1.0,
+    ) -> None:
+        parameters, slow = list(parameters), {id(p) for p in inherited}
+        parts = _parted(parameters, slow, inherited_rate)
+        self._matrices: list[tuple[nn.Parameter, nn.Parameter]] = []
+        moved: list[dict[str, Any]] = []
+        plain: list[dict[str, Any]] = []
+        vectors: list[dict[str, Any]] = []
+        for part, rate in parts:
+            matrices = [p for p in part if _is_matrix(p)]
             # Biases and norms are not decayed.
-            self._inner.append(torch.optim.AdamW(vectors, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True))
+            vectors.append({"params": [p for p in part if not _is_matrix(p)], "lr": lr * rate, "weight_decay": 0.0})
+            if matrix_lr is None:
+                plain.append({"params": matrices, "lr": lr * rate, "weight_decay": weight_decay})
+                continue
+            pairs = [(p, nn.Parameter(_flat(p.detach(), like=p))) for p in matrices]
+            self._matrices += pairs
+            moved.append({"params": [view for _, view in pairs], "lr": matrix_lr * rate, "weight_decay": weight_decay})
+        betas = (0.9, 0.999) if matrix_lr is None else (0.9, 0.99)
+        self._inner: list[torch.optim.Optimizer] = []
+        if moved := _filled(moved):
+            self._inner.append(torch.optim.Muon(moved))
+        if by_adam := _filled(plain + vectors):
+            self._inner.append(torch.optim.AdamW(by_adam, betas=betas, fused=True))
         self._rates = [group["lr"] for group in self._groups()]
 
     def unscale(self, scaler: torch.amp.GradScaler) -> None:
@@ -91,6 +112,15 @@ class Optimizer:
     def _parameters(self) -> Iterator[nn.Parameter]:
         yield from (parameter for parameter, _ in self._matrices)
         yield from (parameter for inner in self._inner for group in inner.param_groups for parameter in group["params"])
+
+
+def _parted(parameters: list[nn.Parameter], slow: Collection[int], rate: float) -> list[tuple[list[nn.Parameter], float]]:
+    """New parameters at the full rate, and those that come trained."""
+    return [([p for p in parameters if id(p) not in slow], 1.0), ([p for p in parameters if id(p) in slow], rate)]
+
+
+def _filled(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [group for group in groups if group["params"]]
 
 
 def _is_matrix(parameter: Tensor) -> bool:

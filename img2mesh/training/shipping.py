@@ -10,6 +10,8 @@ from img2mesh.models.checkpoint import SHIPPED, digest
 def ship_run(run: Path, target: Path = SHIPPED) -> str:
     """Copy a run's weights, settings and log, and pin the digest in `SHA256SUMS`.
 
+    Of a first guess settings and log alone: its weights are part of the generator's.
+
     Args:
         run: Folder that `img2mesh train` wrote; holds one `<name>.safetensors` beside the checkpoint.
         target: Folder of the shipped weights.
@@ -20,12 +22,13 @@ def ship_run(run: Path, target: Path = SHIPPED) -> str:
     Raises:
         InputError: The folder holds no weights.
     """
-    weights = [path for path in run.glob("*.safetensors") if path.stem != "checkpoint"]
+    weights = [path for path in run.glob("*.safetensors") if path.stem not in ("checkpoint", "shrunk")]
     if len(weights) != 1:
         raise InputError(f"expected one weights file in {run}, found {len(weights)}: give the folder of a finished run")
     [source] = weights
     (target / "training").mkdir(exist_ok=True)
-    shutil.copyfile(source, target / source.name)
+    if source.stem != "regressor":
+        shutil.copyfile(source, target / source.name)
     # A run of fewer steps than a report has no log.
     for record in filter(Path.is_file, (run / "settings.json", run / "log.jsonl")):
         shutil.copyfile(record, target / "training" / f"{source.stem}.{record.name}")

@@ -59,6 +59,13 @@ def test_images_install_pinned_versions(path: Path) -> None:
     assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9-]+(==[\w.]+|[<>].*<[\d.]+|<[\d.]+)", pin)] == []
 
 
+def test_nerfstudio_s_environment_is_pinned_as_a_whole() -> None:
+    lines = (ROOT / "containers/nerfstudio.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9_-]+==[\w.]+", pin)] == []
+    assert {"nerfstudio", "nerfacc"} <= {pin.partition("==")[0] for pin in pins}
+
+
 def test_the_orchestrator_comes_without_torch() -> None:
     names = {re.split("[<>=]", pin)[0] for pin in _installed("orchestrator")}
     assert {"prefect", "typer", "boto3", "pydantic"} <= names
@@ -77,7 +84,7 @@ def test_entrypoints_run_stages() -> None:
         return words
 
     assert entrypoint("torch") == ["python", "-m"]
-    assert entrypoint("mesh") == ["python", "-m"]
+    assert entrypoint("mesh") == entrypoint("nerfstudio") == ["python", "-m"]
     assert entrypoint("orchestrator") == ["img2mesh"]
 
 
@@ -88,19 +95,25 @@ def test_services_publish_on_this_machine_only_and_report_their_health() -> None
         "postgres": [],
         "prefect": ["127.0.0.1:4200:4200"],
         "objectstore": ["127.0.0.1:8333:8333"],
+        "buckets": [],
         "deployments": [],
         "worker": [],
         "worker-gpu": [],
     }
-    assert {name for name, service in services.items() if "healthcheck" not in service} == {"deployments"}
+    assert {name for name, service in services.items() if "healthcheck" not in service} == {"buckets", "deployments"}
     assert all(service["cap_drop"] == ["ALL"] for service in services.values())
 
 
 def test_the_store_s_users_may_what_their_roles_say() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-    users = json.loads(compose["configs"]["s3"]["content"])["identities"]
-    roles = json.loads((ROOT / "infra/objectstore/roles.json").read_text().replace("BUCKET", "img2mesh"))
-    assert {user["name"]: user["actions"] for user in users} == roles
+    told = json.loads(compose["configs"]["s3"]["content"])
+    roles, policy = (
+        json.loads((ROOT / "infra/objectstore" / name).read_text().replace("BUCKET", "img2mesh"))
+        for name in ("roles.json", "assets-policy.json")
+    )
+    kept = {"actions", "policyNames"}
+    assert {user["name"]: {key: user[key] for key in kept & set(user)} for user in told["identities"]} == roles
+    assert {one["name"]: json.loads(one["content"]) for one in told["policies"]} == {"assets": policy}
 
 
 def test_compose_itself_takes_the_file() -> None:

@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import img2mesh
 ROOT = Path(__file__).parents[2]
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 BASE = "localhost/img2mesh-base:bookworm"
+NOBODY_SPECIAL = 10001
 PROGRAMS = ("podman", "runc", "debootstrap")
 SETTINGS = """[containers]
 default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]
@@ -90,3 +93,38 @@ def image(base: str) -> Callable[[str], str]:
         return name
 
     return build
+
+
+def owned(folder: Path) -> None:
+    """Give the store to the images' user, who is another than the one of this machine that asks."""
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, NOBODY_SPECIAL, NOBODY_SPECIAL)
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sums of several threads differ in the last digit from those of one; torch may have been started before."""
+    import torch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@contextmanager
+def podman_socket(folder: Path) -> Iterator[Path]:
+    """The API that compose speaks, served by podman."""
+    socket = folder / "podman.sock"
+    with (folder / "podman.log").open("wb") as log:
+        service = subprocess.Popen(["podman", "system", "service", "--time=0", f"unix://{socket}"], stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 60
+            while not socket.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield socket
+        finally:
+            service.terminate()
+            service.wait()

@@ -16,7 +16,7 @@ import pytest
 
 from flows.assets import open_assets
 from img2mesh.storage import open_store
-from tests.containers.conftest import ROOT, podman
+from tests.containers.conftest import ROOT, podman, podman_socket
 from tests.integration.conftest import free_ports
 from tests.integration.test_serve import Server
 
@@ -45,23 +45,6 @@ class Compose:
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
         assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
         return ended.stdout
-
-
-@contextmanager
-def podman_socket(folder: Path) -> Iterator[Path]:
-    """The API that compose speaks, served by podman."""
-    socket = folder / "podman.sock"
-    with (folder / "podman.log").open("wb") as log:
-        service = subprocess.Popen(["podman", "system", "service", "--time=0", f"unix://{socket}"], stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 60
-            while not socket.exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            yield socket
-        finally:
-            service.terminate()
-            service.wait()
 
 
 @contextmanager
@@ -123,7 +106,7 @@ def test_a_picture_submitted_through_compose_becomes_a_mesh(compose: Compose, mo
         assert time.monotonic() < deadline, state
         time.sleep(2)
     assert state["type"] == "COMPLETED", compose("logs", "worker")[-3000:]
-    assets = open_assets("s3://img2mesh/assets")
+    assets = open_assets("s3://img2mesh-assets")
     document = assets.document("daily", "armchair")
     assert "mesh.glb" in document.files
     assert list(assets.rotten_files(document)) == []

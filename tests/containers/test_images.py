@@ -1,11 +1,9 @@
 """Every image does its work offline, as nobody special, on a root that cannot be written."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-import torch
 
 import img2mesh
 from flows.launch import in_container, in_process
@@ -13,30 +11,13 @@ from flows.reconstruct import stages_of
 from img2mesh import presets
 from img2mesh.errors import InputError, TransientError
 from img2mesh.manifests import Model, SourceImage
-from img2mesh.storage import Store, open_store
+from img2mesh.storage import open_store
 from stages import prepare
 from tests.command import picture
-from tests.containers.conftest import ROOT, podman
+from tests.containers.conftest import NOBODY_SPECIAL, ROOT, owned, podman
 
 pytestmark = [pytest.mark.slow, pytest.mark.containers, pytest.mark.timeout(3000)]
 CONFINED = ("--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--security-opt=no-new-privileges")
-NOBODY_SPECIAL = 10001
-
-
-def owned(store: Store, folder: Path) -> None:
-    """Give the store to the images' user, who is another than the one of this machine that asks."""
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, NOBODY_SPECIAL, NOBODY_SPECIAL)
-
-
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sums of several threads differ in the last digit from those of one; torch may have been started before."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -49,7 +30,7 @@ def test_all_stages_publish_in_containers_what_they_publish_in_this_process(
     data = (ROOT / "examples/images/armchair.png").read_bytes()
     source: Model = SourceImage(name="armchair", image=here.put_blob(data, "image/png"))
     there.put_blob(data, "image/png")
-    owned(there, tmp_path / "there")
+    owned(tmp_path / "there")
     inputs = [source, source]
     for stage, params in stages_of(presets.tiny(), seed=0, formats=("glb",)):
         results = [
@@ -70,7 +51,7 @@ def test_an_error_in_a_container_keeps_its_class_and_message(image: Callable[[st
     image("torch")
     store = open_store(str(tmp_path / "store"))
     source = SourceImage(name="text.png", image=store.put_blob(b"no picture", "image/png"))
-    owned(store, tmp_path / "store")
+    owned(tmp_path / "store")
     params = prepare.Params.of(presets.get("tiny"), seed=0)
     with pytest.raises(InputError, match=r"text\.png: this is no readable PNG"):
         in_container("podman", prepare.STAGE, source, params, store)

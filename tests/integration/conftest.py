@@ -12,11 +12,13 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 KEYS = ("WEED_JWT_SIGNING_KEY", "WEED_JWT_SIGNING_READ_KEY", "WEED_JWT_FILER_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_READ_KEY")
 START_TIMEOUT_S = 240
+SHIPPED = Path(__file__).parents[2] / "infra/objectstore"
 
 
 def free_ports(count: int) -> list[int]:
@@ -35,11 +37,18 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def role_actions(bucket: str) -> dict[str, list[str]]:
-    """What each role may do, as SeaweedFS is told."""
-    shipped = Path(__file__).parents[2] / "infra/objectstore/roles.json"
-    actions: dict[str, list[str]] = json.loads(shipped.read_text().replace("BUCKET", bucket))
-    return actions
+def roles(bucket: str, secret: str) -> dict[str, Any]:
+    """The users of all roles with one secret key, as SeaweedFS is told; assets have a bucket of their own."""
+    roles, policy = (
+        json.loads((SHIPPED / name).read_text().replace("BUCKET", bucket)) for name in ("roles.json", "assets-policy.json")
+    )
+    users = {"tests": {"actions": ["Admin", "Read", "Write", "List"]}, **roles}
+    return {
+        "identities": [
+            {"name": name, "credentials": [{"accessKey": name, "secretKey": secret}], **may} for name, may in users.items()
+        ],
+        "policies": [{"name": "assets", "content": json.dumps(policy)}],
+    }
 
 
 def wait_until_it_answers(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -73,19 +82,14 @@ class Weed:
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        may = {"tests": ["Admin", "Read", "Write", "List"], **role_actions("tests")}
-        identities = [
-            {"name": name, "actions": actions, "credentials": [{"accessKey": name, "secretKey": secret}]}
-            for name, actions in may.items()
-        ]
-        (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        (folder / "s3.json").write_text(json.dumps(roles("tests", secret)))
         self._command = [
-            str(Path(sys.executable).parent / "weed"), "mini", "-bucket=tests",
+            str(Path(sys.executable).parent / "weed"), "mini", "-bucket=tests,tests-assets",
             f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-s3.port={port}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-webdav=false",
             "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 's3.json'}",
         ]  # fmt: skip
-        self._environment = {**os.environ, "GOMEMLIMIT": "256MiB", **{key: secrets.token_hex(16) for key in KEYS}}
+        self._environment = {**os.environ, "GOMEMLIMIT": "2GiB", **{key: secrets.token_hex(16) for key in KEYS}}
         self.start()
 
     def start(self) -> None:

@@ -1,5 +1,6 @@
 """What a service needs of a real S3 server: pages, parts, updates without loss, roles, links that expire, patience."""
 
+import hashlib
 import threading
 import time
 import urllib.error
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from flows.assets import AssetDocument, BatchDocument, Row, open_assets
 from flows.gc import collect_garbage
@@ -18,8 +20,10 @@ from img2mesh.s3 import S3Store
 from img2mesh.storage import blob_key, open_store
 from tests.command import picture, run
 from tests.flaky_server import Fault, flaky
+from tests.integration.conftest import SHIPPED
 
 pytestmark = pytest.mark.s3
+EXPIRE_ALL = {"Rules": [{"ID": "all", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}]}
 
 
 @pytest.fixture
@@ -137,10 +141,10 @@ def test_roles_open_their_own_places_only(
     with pytest.raises(InputError, match="check credentials"):
         open_store("s3://tests/work", "inbox").write("cat.png", b"")
     with pytest.raises(InputError, match="check credentials"):
-        open_store("s3://tests/assets", "work").write("a", b"")
+        open_store("s3://tests-assets", "work").write("a", b"")
     with pytest.raises(InputError, match="check credentials"):
         open_store("s3://tests/work", "assets").read("a")
-    places = ("--assets", "s3://tests/assets/roles", "--store", "s3://tests/work/roles")
+    places = ("--assets", "s3://tests-assets/roles", "--store", "s3://tests/work/roles")
     environment = {**s3, **settings, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "SMALL_PLAIN": "1"}
     for inbox in ("s3://tests/inbox/roles", "s3://tests/inbox"):
         ended = run("submit", inbox, *places, "--json", cwd=tmp_path, settings=environment)
@@ -154,7 +158,45 @@ def test_a_role_s_own_variables_come_before_all_others(
     monkeypatch.setenv("IMG2MESH_WORK_SECRET_ACCESS_KEY", s3["AWS_SECRET_ACCESS_KEY"])
     open_store("s3://tests/work", "work").write("mine", b"")
     with pytest.raises(InputError, match="check credentials"):
-        open_store("s3://tests/assets", "work").read("a")
+        open_store("s3://tests-assets", "work").read("a")
+
+
+def test_the_assets_role_can_publish_anew_and_remove_no_version(
+    s3: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {**s3, "SMALL_PLAIN": "1"}.items():
+        monkeypatch.setenv(name, value)
+    bucket = {"Bucket": "tests-assets"}
+    admin = open_store("s3://tests-assets")._client  # type: ignore[attr-defined]
+    admin.put_bucket_versioning(**bucket, VersioningConfiguration={"Status": "Enabled"})
+    monkeypatch.setenv("IMG2MESH_ASSETS_ACCESS_KEY_ID", "assets")
+    monkeypatch.setenv("IMG2MESH_ASSETS_SECRET_ACCESS_KEY", s3["AWS_SECRET_ACCESS_KEY"])
+    places = ("--assets", "s3://tests-assets/kept", "--store", "s3://tests/work/kept")
+    documents = []
+    for shade in (10, 20):
+        picture(tmp_path / "in/owl.png", shade)
+        ended = run("submit", "in", *places, "--json", cwd=tmp_path, settings={**s3, "SMALL_PLAIN": "1"})
+        assert (ended.code, ended.report()["published"]) == (0, 1), ended.err
+        documents.append(open_assets("s3://tests-assets/kept").document("in", "owl"))
+    assets = open_store("s3://tests-assets/kept", "assets")
+    role = assets._client  # type: ignore[attr-defined]
+    place = {**bucket, "Key": "kept/in/owl/mesh.glb"}
+    assets.delete("in/owl/mesh.glb")
+    assert assets.read("in/owl/mesh.glb") is None
+    (marker,) = (one["VersionId"] for one in admin.list_object_versions(**bucket, Prefix=place["Key"])["DeleteMarkers"])
+    versions = [one["VersionId"] for one in role.list_object_versions(**bucket, Prefix=place["Key"])["Versions"]]
+    forbidden = [
+        *(lambda one=one: role.delete_object(**place, VersionId=one) for one in (*versions, marker)),
+        lambda: role.put_bucket_versioning(**bucket, VersioningConfiguration={"Status": "Suspended"}),
+        lambda: role.delete_bucket(**bucket),
+        lambda: role.put_bucket_policy(**bucket, Policy=(SHIPPED / "assets-policy.json").read_text()),
+        lambda: role.put_bucket_lifecycle_configuration(**bucket, LifecycleConfiguration=EXPIRE_ALL),
+    ]
+    for attempt in forbidden:
+        with pytest.raises(ClientError, match="AccessDenied"):
+            attempt()
+    kept = {hashlib.sha256(role.get_object(**place, VersionId=one)["Body"].read()).hexdigest() for one in versions}
+    assert kept == {document.files["mesh.glb"].sha256 for document in documents}
 
 
 def test_a_link_opens_the_object_until_it_expires(store: S3Store) -> None:

@@ -11,7 +11,6 @@ from PIL import Image
 from rich.console import Console
 
 from flows.assets import AssetDocument, open_assets
-from flows.cli import Remesh, mesh_options, split_formats
 from flows.inbox import Inbox, batch_name, collect, safe_name
 from flows.reconstruct import Event, Walk, failure_key, find_done
 from flows.report import Progress, Timing, duration
@@ -145,23 +144,6 @@ def test_a_request_has_its_defaults_and_refuses_names_that_climb() -> None:
             Request.of(["in.png"], name=name)
     with pytest.raises(InputError):
         Request.of([])
-
-
-def test_budgets_become_the_exports_configuration() -> None:
-    assert mesh_options(None, None, None) == {}
-    assert mesh_options(5000, None, Remesh.ISOTROPIC) == {"faces": 5000, "remesh": "isotropic"}
-    assert mesh_options(None, "20000, 5000,1000", None) == {"faces": 20_000, "lods": (5000, 1000)}
-
-
-@pytest.mark.parametrize(("faces", "lods"), [(None, "5000,20000"), (None, "many"), (None, ""), (300, "200,100"), (None, "9,3")])
-def test_budgets_that_make_no_sense_are_refused(faces: int | None, lods: str) -> None:
-    with pytest.raises(InputError, match="--lods"):
-        mesh_options(faces, lods, None)
-
-
-def test_formats_are_sorted_each_once_and_always_with_glb() -> None:
-    assert split_formats("OBJ, .stl,obj") == ["glb", "obj", "stl"]
-    assert split_formats("") == ["glb"]
 
 
 def walk(store: Store, name: str, events: list[Event] | None = None, *, seed: int = 0) -> Walk:

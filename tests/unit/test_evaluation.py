@@ -15,7 +15,7 @@ from img2mesh.evaluation.meshes import copied_hull, inflated
 from img2mesh.evaluation.report import Comparison, Results
 from img2mesh.evaluation.views import Pictures, copied_front, picture_scores
 from img2mesh.geometry.cameras import orbit, pixel_centres, unproject
-from img2mesh.metrics.consistency import count_matches, match_sift, neighbours, reprojection_error
+from img2mesh.metrics.consistency import carried, count_matches, match_sift, neighbours, reprojection_error
 from img2mesh.metrics.lpips import Lpips, read_arrays, require_lpips
 from tests.lpips_layout import lpips_weights
 
@@ -43,6 +43,20 @@ def test_colours_fixed_to_the_surface_reproject_and_others_do_not() -> None:
     # View 1 takes part in two of six pairs; those of 45 degrees share more than those of 90.
     assert 0.05 < reprojection_error(moved, depth, CAMERAS, pairs) < 0.2
     assert reprojection_error(rgb, torch.zeros_like(depth), CAMERAS, pairs) == 0.0
+
+
+def test_the_front_is_carried_to_where_it_sees_the_same_surface() -> None:
+    rgb, depth = ball()
+    grey = torch.full_like(rgb, 0.5)
+    seen = carried(grey, rgb[0], depth, CAMERAS)
+    changed = (seen != grey).any(dim=1)
+    assert torch.equal(seen[0], rgb[0])
+    assert (seen - rgb).abs()[changed[:, None].expand_as(rgb)].max() < 0.05
+    shares = changed.flatten(1).float().mean(dim=1)
+    # 45 degrees see more of it than 90, and the back sees nothing.
+    assert shares[1] == pytest.approx(float(shares[5]), abs=0.01)
+    assert shares[1] > 1.3 * shares[2] > 0
+    assert shares[3] == 0
 
 
 def test_matches_off_the_epipolar_line_do_not_count_as_true() -> None:

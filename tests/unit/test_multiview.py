@@ -115,7 +115,8 @@ def test_sampling_reaches_what_the_network_knows(guidance_scale: float) -> None:
     result = sample(
         oracle,
         scheduler,
-        condition=torch.ones(4, 4, 4),
+        condition=torch.ones(1, 4, 4, 4),
+        channels=4,
         embedding=torch.ones(1, 8),
         labels=class_labels(VIEW_AZIMUTHS_DEG),
         steps=5,

@@ -94,7 +94,7 @@ def test_a_training_that_fails_is_numerical(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("nerfstudio", "run infra/nerfstudio.sh"), ("nerfacto", "unknown --neus 'nerfacto': choose nerfstudio")],
+    [("nerfstudio", "run infra/nerfstudio.sh"), ("nerfacto", "unknown neus 'nerfacto': choose nerfstudio")],
 )
 @pytest.mark.parametrize("command", [["reconstruct", "views", "--out", "out"], ["submit", "pictures"]])
 def test_neus_that_cannot_be_used_is_refused_in_one_line(

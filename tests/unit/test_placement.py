@@ -79,7 +79,7 @@ def test_the_halves_of_guidance_give_what_both_at_once_give() -> None:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1, attention_head_dim=2, class_embed_type="projection", projection_class_embeddings_input_dim=10,
     ).eval()  # fmt: skip
-    told = {"condition": torch.randn(4, 8, 8), "embedding": torch.randn(1, 16), "labels": torch.randn(12, 10)}
+    told = {"condition": torch.randn(1, 4, 8, 8), "channels": 4, "embedding": torch.randn(1, 16), "labels": torch.randn(12, 10)}
 
     def predict(noisy: torch.Tensor, timestep: torch.Tensor, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return network(noisy, timestep, encoder_hidden_states=tokens, class_labels=labels, return_dict=False)[0]

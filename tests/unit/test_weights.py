@@ -48,6 +48,18 @@ def test_shipping_pins_the_digest_and_keeps_the_records(tmp_path: Path) -> None:
     assert (target / "training" / "vae.log.jsonl").read_text() == "{}\n"
 
 
+def test_of_a_first_guess_the_records_alone_are_shipped(tmp_path: Path) -> None:
+    run, target = tmp_path / "run", tmp_path / "weights"
+    run.mkdir()
+    target.mkdir()
+    save_weights(run / "regressor.safetensors", {"a": torch.ones(2)}, {})
+    for name in ("shrunk.safetensors", "settings.json"):
+        (run / name).write_text("{}\n")
+    assert ship_run(run, target) == "regressor"
+    assert not list(target.glob("*.safetensors"))
+    assert (target / "training" / "regressor.settings.json").is_file()
+
+
 def test_shipping_an_unfinished_run_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give the folder of a finished run"):
         ship_run(tmp_path)
