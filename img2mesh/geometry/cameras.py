@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 VIEW_NAMES = ("front", "front_right", "right", "back", "left", "front_left")
+# Views that change places when an object is mirrored about x: left and right, front left and front right.
+MIRRORED_VIEWS = (0, 5, 4, 3, 2, 1)
 # The published order of Wonder3D's six views, as azimuths of the camera about +y, from +z towards +x.
 VIEW_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
 # Cameras stand clear of the cube's corners (sqrt 3), so that every depth is positive.

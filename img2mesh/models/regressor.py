@@ -8,12 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from img2mesh.geometry.cameras import MIRRORED_VIEWS
 from img2mesh.models.features import FEATURE_CHANNELS, PictureFeatures
 
 # Channels of a view: colour over white, coverage, normal.
 GUESS_CHANNELS = 7
-# Views that change places when the object is mirrored about x.
-MIRRORED_VIEWS = (0, 5, 4, 3, 2, 1)
 _VIEWS = len(MIRRORED_VIEWS)
 _HEADS = 8
 # Side of the picture whose features are taken, in sides of the guess.

@@ -3,9 +3,7 @@
 import torch
 
 from img2mesh.data.dataset import Sample
-
-# Views that change places when the object is mirrored about x: left and right, front left and front right.
-MIRRORED_VIEWS = [0, 5, 4, 3, 2, 1]
+from img2mesh.geometry.cameras import MIRRORED_VIEWS
 
 
 def augment(sample: Sample, generator: torch.Generator) -> Sample:
@@ -29,8 +27,8 @@ def mirrored(sample: Sample) -> Sample:
     """The views of the object reflected in x: pictures flipped, sides exchanged, the normals' x negated."""
     sign = torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
     return Sample(
-        rgb=sample.rgb[MIRRORED_VIEWS].flip(-1),
-        alpha=sample.alpha[MIRRORED_VIEWS].flip(-1),
-        normals=sample.normals[MIRRORED_VIEWS].flip(-1) * sign,
-        depth=sample.depth[MIRRORED_VIEWS].flip(-1),
+        rgb=sample.rgb[list(MIRRORED_VIEWS)].flip(-1),
+        alpha=sample.alpha[list(MIRRORED_VIEWS)].flip(-1),
+        normals=sample.normals[list(MIRRORED_VIEWS)].flip(-1) * sign,
+        depth=sample.depth[list(MIRRORED_VIEWS)].flip(-1),
     )

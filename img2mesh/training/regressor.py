@@ -87,11 +87,12 @@ def _shrink(data: RenderedObjects, pictures: PictureFeatures, size_px: int) -> S
 
 
 def _read(data: RenderedObjects, pictures: PictureFeatures, kept: Path) -> Shrunk:
-    """What `_shrink` gives, kept in a file for the next start."""
-    if not kept.is_file():
-        partial = kept.with_suffix(".part")
-        save_file(vars(_shrink(data, pictures, CONFIG["size_px"])), partial)
-        os.replace(partial, kept)
+    """What `_shrink` gives, kept in a file for the next start with as many fronts."""
+    if kept.is_file() and len((shrunk := Shrunk(**load_file(kept))).views) == len(data):
+        return shrunk
+    partial = kept.with_suffix(".part")
+    save_file(vars(_shrink(data, pictures, CONFIG["size_px"])), partial)
+    os.replace(partial, kept)
     return Shrunk(**load_file(kept))
 
 
