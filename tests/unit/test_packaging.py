@@ -65,7 +65,7 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("img2mesh", __version__)
     assert metadata["License-Expression"] == "Apache-2.0 AND CC-BY-SA-4.0"
     assert {f"{folder}/licenses/{name}" for name in metadata.get_all("License-File", [])} <= set(wheel.namelist())
-    assert set(metadata.get_all("Provides-Extra", [])) == {"dev", "kubernetes", "matting", "pymeshlab"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"dev", "docker", "kubernetes", "matting", "pymeshlab"}
     plain = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert not any(line.startswith("pymeshlab") for line in plain)
     assert wheel.read(f"{folder}/entry_points.txt").decode().split("\n")[1] == "img2mesh = flows.cli:main"
