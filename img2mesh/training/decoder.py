@@ -87,7 +87,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def compact(*, steps: int = 400, seed: int = 0, variant: str = "ours") -> DecoderConfig:
-    """The training of the shipped decoder, or of a variant of it: new layers move fast, those of the autoencoder hardly.
+    """The training of the compact decoder, or of a variant of it: new layers move fast, those of the autoencoder hardly.
 
     Steps look at one object, so the second half of the way, and more, is cool-down: before it the noise hides what was learned.
     """
