@@ -56,13 +56,15 @@ def multiview(
     base: Annotated[Path | None, typer.Option(help="Weights of the generator to start as.", show_default="random")] = None,
     out: Out = Path("runs/multiview"),
     steps: Steps = 1200,
+    sharpen: Annotated[bool, typer.Option(help="The last leg, from --base: look at decoded pictures too.")] = False,
     seed: Seed = 0,
 ) -> None:
     """Train the generator of six views from one."""
-    from img2mesh.training.loop import LoopConfig
     from img2mesh.training.multiview import MultiviewConfig, train_multiview
 
-    config = MultiviewConfig(loop=LoopConfig(steps=steps, seed=seed))
+    if sharpen and base is None:
+        raise InputError("--sharpen goes on from a trained generator: give --base WEIGHTS")
+    config = (MultiviewConfig.sharpening if sharpen else MultiviewConfig.of)(steps=steps, seed=seed)
     _finish(train_multiview(views, vae, out, config, device=_device(), regressor=regressor, base=base))
 
 
@@ -95,7 +97,7 @@ def decoder(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.", show_default="400, wonder3d 3000")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Objects a step, over all GPUs; wonder3d only.")] = 8,
     processes: Annotated[int | None, typer.Option(min=1, help="One a GPU; wonder3d only.", show_default="all GPUs")] = None,
-    precision: Annotated[Format, typer.Option(help="Of activations; auto: bf16 where the GPU has it.")] = Format.AUTO,
+    precision: Annotated[Format, typer.Option(help="Of activations; auto: bf16 where the hardware has it.")] = Format.AUTO,
     seed: Seed = 0,
     variant: Annotated[
         str, typer.Option(help="The compact decoder itself (ours), or a row of the ablation: docs/evaluation.md.")
@@ -109,7 +111,7 @@ def decoder(
             raise InputError("the compact decoder is trained on rendered VIEWS with --vae WEIGHTS")
         if variant not in VARIANTS:
             raise InputError(f"unknown --variant {variant!r}: choose of {', '.join(VARIANTS)}")
-        config = compact(steps=steps or 400, seed=seed, variant=variant)
+        config = compact(steps=steps or 400, seed=seed, variant=variant, precision=_precision(precision))
         _finish(train_decoder(views, vae, out, config, device=_device()))
         return
     if (views is None) == (objects is None):
@@ -209,9 +211,11 @@ def _precision(wanted: Format) -> "Precision":
     """bf16 has the range that the decoder's activations need; fp16 stands in on GPUs that compute in nothing shorter."""
     if wanted is not Format.AUTO:
         return cast("Precision", wanted.value)
-    import torch
+    from img2mesh.models import placement
 
-    return "fp16" if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
+    if placement.multiplies_bf16(placement.device()):
+        return "bf16"
+    return "fp16" if placement.device() == "cuda" else "fp32"
 
 
 def _finish(weights: Path) -> None:

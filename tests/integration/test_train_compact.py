@@ -14,6 +14,7 @@ from flows.train import app as training
 from img2mesh.models.checkpoint import read_weights
 from img2mesh.models.features import FEATURE_CHANNELS, PictureFeatures
 from img2mesh.models.home import SHIPPED
+from tests.lpips_layout import write_lpips
 
 
 def published(features: PictureFeatures) -> dict[str, torch.Tensor]:
@@ -77,6 +78,21 @@ def test_a_regressor_becomes_part_of_a_generator_and_stays_as_it_was(package: Pi
     assert config["unet"]["in_channels"] == 16 + 28
     assert all(torch.equal(state[f"guess.{name}"], value) for name, value in guess.items())
     assert json.loads((generator / "settings.json").read_text())["loop"]["steps"] == 1
+
+    write_lpips(tmp_path)
+    sharp, base = tmp_path / "sharp", generator / "multiview.safetensors"
+    last = ("--sharpen", "--steps", "1", "--out", str(sharp))
+    assert "lpips" in train("multiview", str(views), "--vae", str(SHIPPED / "vae.safetensors"), "--base", str(base), *last)
+    sharpened, same = read_weights(sharp / "multiview.safetensors")
+    assert same == config
+    assert all(
+        torch.equal(sharpened[name], value) == name.startswith("guess.") for name, value in state.items() if "conv" in name
+    )
+
+
+def test_sharpening_wants_something_to_start_from(tmp_path: Path) -> None:
+    result = CliRunner().invoke(training, ["multiview", str(tmp_path), "--vae", "vae.safetensors", "--sharpen"])
+    assert "give --base WEIGHTS" in f"{result.output}{result.exception}"
 
 
 def test_missing_features_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
