@@ -32,6 +32,7 @@ from flows.embedded import is_healthy
 from flows.heartbeats import heartbeats, instead_of_prefect_s
 from flows.inbox import Item, quarantine_refused
 from flows.launch import environment, in_process, launcher
+from flows.memory import share_one_heap
 from flows.options import all_formats, method_of, pipeline_of
 from flows.reconstruct import AnyStage, Event, RunStage
 from flows.submit import Job, Outcome, Request, ignore
@@ -90,6 +91,7 @@ def batch(
     Raises:
         Img2MeshError: Something other than a picture is at fault; refused pictures are in the report and no failure.
     """
+    share_one_heap()
     request = Request.of(
         paths,
         assets=assets,
