@@ -161,7 +161,7 @@ def report(assets: str, name: str | None = None) -> dict[str, Any]:
 
 
 @flow(name="train", persist_result=False)
-def train(what: Literal["vae", "multiview", "decoder"], arguments: list[str]) -> None:
+def train(what: Literal["vae", "regressor", "multiview", "decoder"], arguments: list[str]) -> None:
     """Train one of the networks in a process of its own, as `img2mesh train WHAT ARGUMENTS` does.
 
     Raises:
