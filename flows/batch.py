@@ -222,16 +222,20 @@ def _in_turn(job: Job, items: Sequence[Item], heartbeat_s: float | None) -> Iter
 
 
 def _run_one(job: Job, item: Item, heartbeat_s: float | None) -> Outcome:
-    def body() -> Outcome:
+    outcomes: list[Outcome] = []
+
+    def body() -> None:
         # A task with tags asks the server whether one of them is limited; the tags of its flow run are enough to find it.
         with heartbeats(heartbeat_s), TagsContext(current_tags=set()):
-            return job.publish(item, job.walk(item, _task_runner(job, item))())
+            # Of what a flow returns, the run that called it remembers the states to its own end: this one returns nothing.
+            outcomes.append(job.publish(item, job.walk(item, _task_runner(job, item))()))
 
     called = flow(name="reconstruct", flow_run_name=lambda: item.name, persist_result=False, validate_parameters=False)(body)
     deadline = time.monotonic() + SERVER_PATIENCE_S
     while True:
         try:
-            return called()
+            called()
+            return outcomes[-1]
         except Exception as error:  # noqa: BLE001 - one image that fails, for whatever reason, leaves the others their turn
             if not _is_server_s(error):
                 return job.failed(item, error)
