@@ -15,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' img2mesh/__init__.py)
-IMAGES := orchestrator torch mesh objectstore postgres
+IMAGES := orchestrator torch mesh nerfstudio objectstore postgres
 ENGINE ?= $(shell command -v docker || command -v podman || echo docker)
 TORCH_FLAGS ?=
 PYTEST_FLAGS ?=

@@ -1,8 +1,9 @@
-"""What orchestration and storage cost, with small stages that compute nothing: `python -m benchmarks.service [PART...]`.
+"""What orchestration and storage cost: `python -m benchmarks.service [PART...]`.
 
-Parts: cached (a batch of 1,000 images that is done already), stages (cost per stage through Prefect's flows), memory (of a
-worker over 1,000 images), workers (1, 2 and 4 workers on sleeping stages), requests (what an image asks of the store). Without
-a part, all but memory, which takes minutes.
+Parts, with small stages that compute nothing: cached (a batch of 1,000 images that is done already), stages (cost per stage
+through Prefect's flows), memory (of a worker over 1,000 images), workers (1, 2 and 4 workers on sleeping stages), requests
+(what an image asks of the store). With the real stages of the preset tiny: share (of orchestration and storage in a batch).
+Without a part, all but memory and share, which take minutes.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import httpx
 import pytest
-from command import picture, start, wait
+from command import ROOT, picture, start, wait
 from small_cli import in_a_loop, steps
 
 from flows.embedded import prefect_api
+from flows.options import pipeline_of
 from flows.reconstruct import Event
 from flows.submit import Report, Request, submit
 from img2mesh import storage
@@ -103,6 +107,85 @@ def stages(images: int) -> None:
         with measured() as seconds:
             submitted(folder / "plain", pictures, run_pending=in_a_loop)
             print(f"the same without Prefect                   {1000 * seconds() / images / STAGES:8.1f} ms a stage")
+
+
+@dataclass
+class Spent:
+    """Seconds in some functions, by the clock and of this process's and its ended children's processors.
+
+    What such a function calls of its own kind counts once.
+    """
+
+    clock_s: float = 0.0
+    processor_s: float = 0.0
+    running: bool = False
+
+    def within(self, called: Callable[..., Any], during: "Spent | None" = None) -> Callable[..., Any]:
+        """The same function, watched; where `during` is given, only while that one's functions run."""
+
+        def watched(*args: Any, **options: Any) -> Any:
+            if self.running or (during is not None and not during.running):
+                return called(*args, **options)
+            self.running, clock_s, used_s = True, time.perf_counter(), own_processor_s()
+            try:
+                return called(*args, **options)
+            finally:
+                self.running = False
+                self.clock_s += time.perf_counter() - clock_s
+                self.processor_s += own_processor_s() - used_s
+
+        return watched
+
+
+def own_processor_s() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
+
+
+def share(images: int, preset: str) -> None:
+    """What orchestration and storage add to the real stages, which run in this process, through Prefect's flows."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        working, storing = Spent(), Spent()
+        with prefect_api() as wait_for_server:
+            from flows.batch import run_as_flow
+
+            def reconstructed(pictures: Path) -> None:
+                request = Request.of([str(pictures)], assets=str(folder / "assets"), preset=preset)
+                watched = [(replace(stage, run=working.within(stage.run)), params) for stage, params in pipeline_of(request)]
+                assert submit(request, watched, run_pending=run_as_flow).count("published") == len(list(pictures.iterdir()))
+
+            wait_for_server()
+            # The first image loads the models.
+            reconstructed(photographs(folder / "warm", 1))
+            for method in ("read", "create", "write", "size", "delete", "update"):
+                patch.setattr(storage.FileStore, method, storing.within(getattr(storage.FileStore, method), during=working))
+            pictures = photographs(folder / "in", images, first=1)
+            working.clock_s = working.processor_s = 0.0
+            before_s, ended_s = processor_s(), own_processor_s()
+            with measured() as seconds:
+                reconstructed(pictures)
+                taken_s = seconds()
+            own_s, server_s = own_processor_s() - ended_s, processor_s()[1] - before_s[1]
+    work_s, work_processor_s = working.clock_s - storing.clock_s, working.processor_s - storing.processor_s
+    print(f"{images} images of the preset {preset}: {taken_s:.1f} s, {work_s / images:.2f} s an image in its {STAGES} stages")
+    for what, rest_s, whole_s in (
+        ("by the clock", taken_s - work_s, work_s),
+        ("of processors, the server's with it", own_s + server_s - work_processor_s, work_processor_s),
+    ):
+        per_stage_ms = 1000 * rest_s / images / STAGES
+        print(f"  the rest {what}: {per_stage_ms:.1f} ms a stage (limit 50), {rest_s / whole_s:.2%} of the stages' (limit 5%)")
+    print(f"  of it the stages' own calls of the store: {1000 * storing.clock_s / images / STAGES:.1f} ms a stage by the clock")
+
+
+def photographs(folder: Path, images: int, first: int = 0) -> Path:
+    """The example pictures in turn, each with an end of its own, which decoders leave alone and no stage has seen."""
+    folder.mkdir(parents=True)
+    shown = sorted((ROOT / "examples/images").iterdir())
+    for number, file in enumerate(islice(cycle(shown), first, first + images)):
+        (folder / f"{number:05}{file.suffix}").write_bytes(file.read_bytes() + (first + number).to_bytes(4, "big"))
+    return folder
 
 
 def processor_s() -> tuple[float, float]:
@@ -205,8 +288,9 @@ def _count(kind: type[Any], method: str, counts: Counter[str]) -> None:
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["cached", "stages", "memory", "workers", "requests", []])
-    parser.add_argument("--images", type=int, default=1000, help="of the batches `cached` and `memory`")
+    parser.add_argument("parts", nargs="*", choices=["cached", "stages", "memory", "workers", "requests", "share", []])
+    parser.add_argument("--images", type=int, default=1000, help="of the batches `cached`, `memory` and `share`")
+    parser.add_argument("--preset", default="tiny", help="of `share`")
     options = parser.parse_args()
     wanted = options.parts or ["cached", "stages", "workers", "requests"]
     if "cached" in wanted:
@@ -219,6 +303,8 @@ def main() -> None:
         workers(10, 0.5)
     if "requests" in wanted:
         requests(20)
+    if "share" in wanted:
+        share(options.images, options.preset)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from flows.embedded import is_healthy
 from flows.heartbeats import heartbeats, instead_of_prefect_s
 from flows.inbox import Item, quarantine_refused
 from flows.launch import environment, in_process, launcher
+from flows.memory import share_one_heap
 from flows.options import all_formats, method_of, pipeline_of
 from flows.reconstruct import AnyStage, Event, RunStage
 from flows.submit import Job, Outcome, Request, ignore
@@ -90,6 +91,7 @@ def batch(
     Raises:
         Img2MeshError: Something other than a picture is at fault; refused pictures are in the report and no failure.
     """
+    share_one_heap()
     request = Request.of(
         paths,
         assets=assets,
@@ -159,7 +161,7 @@ def report(assets: str, name: str | None = None) -> dict[str, Any]:
 
 
 @flow(name="train", persist_result=False)
-def train(what: Literal["vae", "multiview", "decoder"], arguments: list[str]) -> None:
+def train(what: Literal["vae", "regressor", "multiview", "decoder"], arguments: list[str]) -> None:
     """Train one of the networks in a process of its own, as `img2mesh train WHAT ARGUMENTS` does.
 
     Raises:
@@ -220,16 +222,20 @@ def _in_turn(job: Job, items: Sequence[Item], heartbeat_s: float | None) -> Iter
 
 
 def _run_one(job: Job, item: Item, heartbeat_s: float | None) -> Outcome:
-    def body() -> Outcome:
+    outcomes: list[Outcome] = []
+
+    def body() -> None:
         # A task with tags asks the server whether one of them is limited; the tags of its flow run are enough to find it.
         with heartbeats(heartbeat_s), TagsContext(current_tags=set()):
-            return job.publish(item, job.walk(item, _task_runner(job, item))())
+            # Of what a flow returns, the run that called it remembers the states to its own end: this one returns nothing.
+            outcomes.append(job.publish(item, job.walk(item, _task_runner(job, item))()))
 
     called = flow(name="reconstruct", flow_run_name=lambda: item.name, persist_result=False, validate_parameters=False)(body)
     deadline = time.monotonic() + SERVER_PATIENCE_S
     while True:
         try:
-            return called()
+            called()
+            return outcomes[-1]
         except Exception as error:  # noqa: BLE001 - one image that fails, for whatever reason, leaves the others their turn
             if not _is_server_s(error):
                 return job.failed(item, error)

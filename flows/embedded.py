@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flows.launch import environment as launched
+from flows.memory import share_one_heap
 from img2mesh.errors import TransientError
 
 START_TIMEOUT_S = 120
@@ -55,6 +56,7 @@ def prefect_api() -> Iterator[Callable[[], None]]:
         A function that waits until the server answers, and raises TransientError if it does not come up.
     """
     quiet_environment()
+    share_one_heap()
     if os.environ.get("PREFECT_API_URL"):
         yield _nothing_to_wait_for
         return

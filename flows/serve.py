@@ -14,6 +14,7 @@ from pathlib import Path
 from flows.deployments import HEARTBEATS, POOL, Service, register
 from flows.embedded import RECORDING, START_TIMEOUT_S, is_healthy, quiet_environment
 from flows.launch import environment as launched
+from flows.memory import share_one_heap
 from img2mesh.errors import InputError, TransientError
 from img2mesh.storage import file_error
 
@@ -32,6 +33,7 @@ def serve(*, host: str, port: int, say: Callable[[str], None]) -> None:
         TransientError: Server or worker does not come up, or one of them ends.
     """
     quiet_environment()
+    share_one_heap()
     reachable = "127.0.0.1" if ipaddress.ip_address(socket.gethostbyname(host)).is_unspecified else host
     url = f"http://{reachable}:{port}/api"
     if is_healthy(url):

@@ -4,15 +4,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 import img2mesh
 from flows.launch import in_container, in_process
 from flows.reconstruct import stages_of
-from img2mesh import presets
+from img2mesh import codec, presets
 from img2mesh.errors import InputError, TransientError
-from img2mesh.manifests import Model, SourceImage
-from img2mesh.storage import open_store
-from stages import prepare
+from img2mesh.geometry.cameras import orbit
+from img2mesh.geometry.views import Views
+from img2mesh.manifests import AlignedViews, CoarseGeometry, Model, MultiviewLatents, PreparedImage, SourceImage
+from img2mesh.neus.config import FitConfig, Nerfstudio
+from img2mesh.storage import Store, open_store
+from stages import prepare, refit_neus
 from tests.command import picture
 from tests.containers.conftest import NOBODY_SPECIAL, ROOT, owned, podman
 
@@ -45,6 +49,36 @@ def test_all_stages_publish_in_containers_what_they_publish_in_this_process(
     keys = [sorted(key for key in store.list() if key.startswith(("blobs/", "manifests/"))) for store in (here, there)]
     assert keys[0] == keys[1]
     assert {path.stat().st_uid for path in (tmp_path / "there/manifests").rglob("*")} == {NOBODY_SPECIAL}
+
+
+def test_nerfstudio_fits_a_surface_in_its_container(image: Callable[[str], str], tmp_path: Path) -> None:
+    """Two steps of tiny networks: what is shown is that everything they need is in the image, without a network."""
+    image("nerfstudio")
+    store = open_store(str(tmp_path / "store"))
+    aligned = views_of_a_ball(store)
+    owned(tmp_path / "store")
+    config = FitConfig(method="nerfstudio-neus-facto", resolutions=(24,), nerfstudio=Nerfstudio(steps=2, rays=32, width=16))
+    made = in_container("podman", refit_neus.STAGE, aligned, refit_neus.Params(fit=config), store)
+    sdf = codec.get_tensors(store, made.outputs.field)["sdf"]
+    # Nerfstudio's networks begin as a ball.
+    assert sdf.shape == (24, 24, 24)
+    assert sdf[12, 12, 12] < 0
+    assert bool((sdf[[0, 0, -1, -1], [0, -1, 0, -1], 0] > 0).all())
+
+
+def views_of_a_ball(store: Store) -> AlignedViews:
+    """Six grey views of a ball of radius a half, 32 pixels wide, and manifests of stages that have not run."""
+    cameras = orbit(size_px=32)
+    axis = (torch.arange(32) + 0.5) / 16 - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    alpha = (x**2 + y**2 < 0.25).float().expand(len(cameras), -1, -1)
+    rgb = (1 - alpha / 2)[:, None].expand(-1, 3, -1, -1)
+    normals = -cameras.world_from_camera[:, :3, 2][:, :, None, None] * alpha[:, None]
+    blob = codec.put_views(store, Views(cameras=cameras, rgb=rgb, alpha=alpha, normals=normals))
+    source = SourceImage(name="ball", image=blob)
+    prepared = PreparedImage(source=source, image=blob, matting="alpha", matting_confidence=1.0)
+    latents = MultiviewLatents(source=prepared, latents=blob, cameras=codec.specs_from_cameras(cameras))
+    return AlignedViews(source=CoarseGeometry(source=latents, views=blob, depth=blob), views=blob)
 
 
 def test_an_error_in_a_container_keeps_its_class_and_message(image: Callable[[str], str], tmp_path: Path) -> None:
@@ -84,7 +118,7 @@ def test_the_object_store_and_the_database_start(image: Callable[[str], str]) ->
     assert "accepting connections" in podman("run", *CONFINED, *options, database, "-c", script).stdout
 
 
-@pytest.mark.parametrize("family", ["torch", "mesh", "orchestrator", "objectstore", "postgres"])
+@pytest.mark.parametrize("family", ["torch", "mesh", "nerfstudio", "orchestrator", "objectstore", "postgres"])
 def test_images_are_labelled_and_carry_no_weights(image: Callable[[str], str], family: str) -> None:
     name = image(family)
     shown = podman("image", "inspect", "--format", "{{.User}} {{json .Labels}}", name).stdout

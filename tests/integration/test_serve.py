@@ -88,14 +88,35 @@ def test_a_scheduled_batch_runs_on_the_worker(server: Server) -> None:
     automations = server.call("/automations/filter", {})
     assert [one["name"] for one in automations] == ["img2mesh: runs that fall silent are crashed"]
     assert deployment["parameters"]["paths"] == [str(server.folder / "inbox")]
-    flow_run = server.call(f"/deployments/{deployment['id']}/create_flow_run", {})
+    # Two runs of one batch at once: the second waits.
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    state = ended(server, "batch/birds")
+    assert state["type"] == "COMPLETED", state
+    report = json.loads((server.folder / "out/birds/batch.json").read_text())
+    assert [(row["name"], row["status"]) for row in report["rows"]] == [("text", "refused")]
+
+
+def ended(server: Server, deployment: str, **parameters: Any) -> Any:
+    """The last state of a run that was started as the UI starts it."""
+    known = server.call(f"/deployments/name/{deployment}")
+    flow_run = server.call(f"/deployments/{known['id']}/create_flow_run", {"parameters": parameters})
     deadline = time.monotonic() + PATIENCE_S
     while (state := server.call(f"/flow_runs/{flow_run['id']}")["state"])["type"] not in ("COMPLETED", "FAILED", "CRASHED"):
         assert time.monotonic() < deadline, state
         time.sleep(1)
+    return state
+
+
+def test_a_report_and_a_training_run_on_the_worker(server: Server) -> None:
+    picture(server.folder / "reported/owl.png")
+    assert run("submit", "reported", "--assets", "kept", cwd=server.folder, settings={"SMALL_PLAIN": "1"}).code == 0
+    state = ended(server, "report/report", assets=str(server.folder / "kept"))
     assert state["type"] == "COMPLETED", state
-    report = json.loads((server.folder / "out/birds/batch.json").read_text())
-    assert [(row["name"], row["status"]) for row in report["rows"]] == [("text", "refused")]
+    artifacts = {one["key"]: one for one in server.call("/artifacts/filter", {})}
+    (row,) = json.loads(artifacts["images-reported"]["data"])
+    assert (row["image"], row["status"]) == ("owl", "published")
+    state = ended(server, "train/train", what="vae", arguments=[str(server.folder / "nothing")])
+    assert (state["type"], "training vae ended with 2" in state["message"]) == ("FAILED", True), state
 
 
 def test_a_schedule_that_is_none_is_one_line(server: Server) -> None:
