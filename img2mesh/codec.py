@@ -39,8 +39,10 @@ def get_tensors(store: Store, blob: Blob) -> dict[str, Tensor]:
 
 
 def put_views(store: Store, views: Views) -> Blob:
-    """Store the pictures: "rgb" and "alpha" uint8 (times 255), "normals" float16; cameras travel in the manifest."""
+    """Store "rgb", "alpha" and "outlines", if any, uint8 (times 255), and "normals" float16; cameras travel in the manifest."""
     quantised = {"rgb": views.rgb, "alpha": views.alpha}
+    if views.outlines is not None:
+        quantised["outlines"] = views.outlines
     tensors = {name: (tensor.clamp(0, 1) * 255).round().to(torch.uint8) for name, tensor in quantised.items()}
     return put_tensors(store, {**tensors, "normals": views.normals.to(torch.float16)})
 
@@ -53,6 +55,7 @@ def get_views(store: Store, blob: Blob, cameras: tuple[CameraSpec, ...]) -> View
         rgb=tensors["rgb"].float() / 255,
         alpha=tensors["alpha"].float() / 255,
         normals=tensors["normals"].float(),
+        outlines=tensors["outlines"].float() / 255 if "outlines" in tensors else None,
     )
 
 

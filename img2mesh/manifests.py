@@ -73,7 +73,10 @@ class PreparedImage(Model):
 
 
 class MultiviewLatents(Model):
-    """Output of `multiview`: safetensors "colour" and "normal", each float16 [view, channel, height, width], unscaled."""
+    """Output of `multiview`: safetensors "colour" and "normal", each float16 [view, channel, height, width], unscaled.
+
+    A generator that starts from a first guess adds "coverage", float16 [view, height, width]: how likely each place is covered.
+    """
 
     kind: Literal["multiview-latents/v1"] = "multiview-latents/v1"
     source: PreparedImage

@@ -85,8 +85,8 @@ def compact() -> Preset:
         view_size_px=128,
         prepare=PrepareConfig(),
         sampling=SamplingConfig(steps=1, guidance_scale=1.0),
-        coarse_neus=FitConfig(resolutions=(64,), max_steps=(200,), losses=GENERATED),
-        refit_neus=FitConfig(resolutions=(48, 128), max_steps=(250, 200), losses=GENERATED),
+        coarse_neus=FitConfig(resolutions=(64,), max_steps=(200,), hull_slack_px=0.0, losses=GENERATED),
+        refit_neus=FitConfig(resolutions=(48, 128), max_steps=(250, 200), hull_slack_px=0.0, losses=GENERATED),
         export_mesh=ExportConfig(),
     )
 
@@ -97,8 +97,8 @@ def tiny() -> Preset:
         update={
             "name": "tiny",
             "summary": "the same weights with few steps and a coarse mesh: a first look in seconds",
-            "coarse_neus": FitConfig(resolutions=(32,), max_steps=(60,), losses=GENERATED),
-            "refit_neus": FitConfig(resolutions=(32, 64), max_steps=(60, 60), losses=GENERATED),
+            "coarse_neus": FitConfig(resolutions=(32,), max_steps=(60,), hull_slack_px=0.0, losses=GENERATED),
+            "refit_neus": FitConfig(resolutions=(32, 64), max_steps=(60, 60), hull_slack_px=0.0, losses=GENERATED),
             "export_mesh": ExportConfig(resolution=96, faces=4000, texture_px=256),
         }
     )

@@ -20,10 +20,11 @@ class Params(Model):
 
 def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     """Decode the colours under the coarse depth; normals stay plainly decoded, as the front stays the prepared picture."""
+    from dataclasses import replace
+
     import torch
 
     from img2mesh import codec
-    from img2mesh.geometry.views import Views
     from img2mesh.models import autoencoder, decoder
 
     network = decoder.load(params.decoder.name, params.decoder.sha256)
@@ -32,11 +33,11 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     latents = codec.get_tensors(store, inputs.source.latents)["colour"].float()
     rgb, alpha = decoder.decode_views(network, latents, plain, depth)
     rgb, alpha = autoencoder.with_known(rgb, alpha, torch.cat([plain.rgb[0], plain.alpha[:1]]))
-    aligned = Views(cameras=plain.cameras, rgb=rgb, alpha=alpha, normals=plain.normals)
+    aligned = replace(plain, rgb=rgb, alpha=alpha)
     return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
 
 
-STAGE = Stage(name="decode", version=2, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
+STAGE = Stage(name="decode", version=3, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

@@ -70,14 +70,17 @@ def run(inputs: PreparedImage, params: Params, store: Store) -> MultiviewLatents
         ).cpu()
     normal, colour = (latents / scale).chunk(2)
     colour[0] = told[0, : colour.shape[1]].cpu() / scale
+    tensors, coverage = {"normal": normal.half(), "colour": colour.half()}, generator.coverage(front)
+    if coverage is not None:
+        tensors["coverage"] = coverage.half().cpu()
     return MultiviewLatents(
         source=inputs,
-        latents=codec.put_tensors(store, {"normal": normal.half(), "colour": colour.half()}),
+        latents=codec.put_tensors(store, tensors),
         cameras=codec.specs_from_cameras(orbit(size_px=params.view_size_px)),
     )
 
 
-STAGE = Stage(name="multiview", version=1, inputs=PreparedImage, params=Params, outputs=MultiviewLatents, run=run)
+STAGE = Stage(name="multiview", version=2, inputs=PreparedImage, params=Params, outputs=MultiviewLatents, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

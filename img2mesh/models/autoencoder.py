@@ -21,7 +21,9 @@ from img2mesh.geometry.views import Views
 from img2mesh.models.checkpoint import load_network
 from img2mesh.models.placement import at_work, decoding, plan
 
-BACK = VIEW_NAMES.index("back")
+FRONT, BACK = VIEW_NAMES.index("front"), VIEW_NAMES.index("back")
+# A place of a view that is covered less likely than this is taken for background by the fits: chosen on validation objects.
+_COVERED_FROM = 0.58
 
 
 def from_config(config: dict[str, Any]) -> AutoencoderKL:
@@ -111,7 +113,7 @@ def decode_views(
     The front view is the prepared picture, since that is known.
 
     Args:
-        latents: "colour" and "normal", each [view, channel, h, w], unscaled.
+        latents: "colour" and "normal", each [view, channel, h, w], unscaled; also "coverage", [view, h, w], if there is any.
         front_rgba: The prepared picture, straight alpha, in [0, 1].
         name: Weights of the autoencoder.
         sha256: Their digest.
@@ -124,7 +126,18 @@ def decode_views(
         (rgb, alpha), normals = unpack_colour(colour), unpack_normals(normal)
     front = over_white(resize_rgba(front_rgba, cameras.width_px))
     rgb, alpha = with_known(rgb, alpha, front)
-    return Views(cameras=cameras, rgb=rgb, alpha=alpha, normals=normals)
+    outlines = _outlines(latents["coverage"].float(), alpha) if "coverage" in latents else None
+    return Views(cameras=cameras, rgb=rgb, alpha=alpha, normals=normals, outlines=outlines)
+
+
+def _outlines(
+    coverage: Float[Tensor, "view small small"], alpha: Float[Tensor, "view height width"]
+) -> Float[Tensor, "view height width"]:
+    """What surfaces are fitted to: front and back as known, and of the other views what is covered with some certainty."""
+    enlarged = functional.interpolate(coverage[None], size=alpha.shape[-2:], mode="bicubic")[0]
+    outlines = (enlarged + 0.5 - _COVERED_FROM).clamp(0, 1)
+    outlines[[FRONT, BACK]] = alpha[[FRONT, BACK]]
+    return outlines
 
 
 def _decode(network: AutoencoderKL, latents: Float[Tensor, "view latent h w"]) -> Float[Tensor, "view channel height width"]:

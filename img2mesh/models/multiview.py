@@ -66,6 +66,13 @@ class MultiviewGenerator(nn.Module):
         centred = torch.cat([guess[:, :, :4] * 2 - 1, guess[:, :, 4:]], dim=2)
         return torch.cat([latents, functional.pixel_unshuffle(centred, guess.shape[-1] // latents.shape[-1])], dim=2)
 
+    def coverage(self, front: Float[Tensor, "4 height width"]) -> Float[Tensor, "view small small"] | None:
+        """How likely each place of each view is covered, as far as there is a first guess."""
+        if self.guess is None:
+            return None
+        coverage: Tensor = self.guess.views(front[None].to(self.guess.leave.weight))[0, :, 3]
+        return coverage
+
     def _as_the_encoder_sees(self, rgb: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
         """Pictures at the encoder's size with its channels' means and deviations; a compact encoder takes [-1, 1] as it is."""
         look = self.config.get("picture")

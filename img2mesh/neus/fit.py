@@ -125,8 +125,12 @@ def _carved(views: Views, hull: Hull) -> Float[Tensor, "z y x"]:
 
 
 def _owned(views: Views) -> Views:
-    """The views in float32 tensors that autograd may use: a decoder's output may be marked as for inference only."""
-    rgb, alpha, normals = (tensor.detach().float().clone() for tensor in (views.rgb, views.alpha, views.normals))
+    """The views in float32 tensors that autograd may use, with their outlines for masks.
+
+    A decoder's output may be marked as for inference only.
+    """
+    masks = views.alpha if views.outlines is None else views.outlines
+    rgb, alpha, normals = (tensor.detach().float().clone() for tensor in (views.rgb, masks, views.normals))
     return Views(cameras=views.cameras, rgb=rgb, alpha=alpha.clamp(0, 1), normals=normals)
 
 

@@ -1,5 +1,6 @@
 """What goes into the store as tensors, pictures and cameras comes out again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,11 @@ def test_views_are_srgb_in_steps_of_one_in_255(store: Store) -> None:
     assert (read.rgb[0, 0] * 255).flatten().tolist() == pytest.approx([0, 0, 128, 255], abs=1e-4)
     assert (read.alpha[5] * 255).flatten().tolist() == pytest.approx([0, 0, 128, 255], abs=1e-4)
     assert read.normals[3, :, 1, 1].tolist() == pytest.approx([0.6, 0.0, 0.8], abs=1e-3)
+    assert read.outlines is None
+    outlined = replace(views, outlines=torch.full((6, 2, 2), 0.2))
+    read = codec.get_views(store, codec.put_views(store, outlined), codec.specs_from_cameras(cameras))
+    assert read.outlines is not None
+    assert read.outlines.flatten().tolist() == pytest.approx([0.2] * 24, abs=1e-6)
 
 
 def test_pictures_have_straight_alpha(store: Store) -> None:

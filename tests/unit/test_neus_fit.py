@@ -71,6 +71,16 @@ def test_the_front_survives_a_wrong_view(corruption: str) -> None:
     assert front_iou(fit(replace(views, alpha=alpha), QUICK, seed=0), views) >= 0.95
 
 
+def test_outlines_take_the_place_of_the_masks() -> None:
+    views, config = sphere_views(), FitConfig(resolutions=(32,), max_steps=(20,))
+    narrow = sphere_views(RADIUS / 2).alpha
+    narrow[0] = views.alpha[0]
+    width = [
+        float((fit(seen, config, seed=0).sdf < 0).any(1).any(1).sum()) for seen in (views, replace(views, outlines=narrow))
+    ]
+    assert width[1] < 0.75 * width[0]
+
+
 def test_empty_masks_are_an_error() -> None:
     views = sphere_views()
     with pytest.raises(NumericalError, match="front"):

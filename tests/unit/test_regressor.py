@@ -130,6 +130,9 @@ def test_a_generator_tells_each_view_its_guess_and_the_back_the_mirror_image() -
     guess = network.guess.views(fronts)
     assert torch.equal(told[0, 2, 4:8].reshape(4, 16, 16)[3], guess[0, 2, 0, 1::2, 1::2] * 2 - 1)
     assert not network.train().guess.training
+    coverage = network.coverage(fronts[0])
+    assert coverage is not None
+    assert torch.equal(coverage, guess[0, :, 3])
 
 
 def test_a_generator_goes_on_as_one_that_had_no_guess(tmp_path: Path) -> None:
@@ -138,7 +141,7 @@ def test_a_generator_goes_on_as_one_that_had_no_guess(tmp_path: Path) -> None:
     save_weights(tmp_path / "base.safetensors", plain.state_dict(), plain.config)
     plain.load_state_dict(read_weights(tmp_path / "base.safetensors")[0])
     wider = MultiviewGenerator(generator_config({**SMALL, "channels": [8, 8, 8, 8]})).eval()
-    _go_on(wider, tmp_path / "base.safetensors")
+    _go_on(wider, read_weights(tmp_path / "base.safetensors")[0], tmp_path / "base.safetensors")
     inputs, told = torch.randn(12, 8, 16, 16), (torch.tensor(5), torch.randn(12, 1, 16), torch.randn(12, 10))
     with torch.no_grad():
         torch.testing.assert_close(wider(torch.cat([inputs, torch.randn(12, 28, 16, 16)], dim=1), *told), plain(inputs, *told))
