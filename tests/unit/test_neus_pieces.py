@@ -1,0 +1,129 @@
+"""Pieces of smooth surface against shapes whose outlines, depths and slopes are known."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from img2mesh.geometry.cameras import orbit
+from img2mesh.geometry.views import Views
+from img2mesh.neus.pieces import pieces
+
+SIDE = 48
+# Scene units of a pixel: the frame is two wide.
+PIXEL = 2 / SIDE
+FACING = torch.tensor([0.0, 0.0, 1.0])
+
+
+def view_of(normals: Tensor, rgb: Tensor | None = None, alpha: Tensor | None = None) -> Views:
+    """The front view of a surface with these normals [row, column, 3], all of one colour if none is given."""
+    grey = torch.full((SIDE, SIDE, 3), 0.5)
+    return Views(
+        cameras=orbit((0.0,), size_px=SIDE),
+        rgb=(grey if rgb is None else rgb).movedim(-1, 0)[None].clone(),
+        alpha=torch.ones(1, SIDE, SIDE) if alpha is None else alpha[None].clone(),
+        normals=normals.movedim(-1, 0)[None].clone(),
+    )
+
+
+def everywhere(normal: Tensor) -> Tensor:
+    return normal.expand(SIDE, SIDE, 3).clone()
+
+
+def tilted(angle_deg: float) -> Tensor:
+    """A normal turned from the camera to its right: the surface goes back by the angle's tangent to the right."""
+    angle = math.radians(angle_deg)
+    return torch.tensor([math.sin(angle), 0.0, math.cos(angle)])
+
+
+def test_two_colours_are_two_flat_pieces() -> None:
+    rgb = torch.full((SIDE, SIDE, 3), 0.2)
+    rgb[:, SIDE // 2 :] = 0.8
+    found = pieces(view_of(everywhere(FACING), rgb), 0)
+    left, right = found.label[:, : SIDE // 2].unique(), found.label[:, SIDE // 2 :].unique()
+    assert found.count == 2
+    assert len(left) == len(right) == 1
+    assert int(left) != int(right)
+    assert float(found.depth.abs().max()) < 1e-6
+    assert float(found.slope.abs().max()) < 1e-6
+
+
+def test_a_crease_parts_pieces_of_one_colour() -> None:
+    normals = everywhere(tilted(30))
+    normals[:, : SIDE // 2] = tilted(-30)
+    found = pieces(view_of(normals), 0)
+    assert found.count == 2
+    assert int(found.label[0, 0]) != int(found.label[0, -1])
+
+
+def test_a_step_shows_as_two_pieces_only_where_something_lies_between() -> None:
+    alpha = torch.ones(SIDE, SIDE)
+    assert pieces(view_of(everywhere(FACING), alpha=alpha), 0).count == 1
+    alpha[:, 20:22] = 0.5
+    found = pieces(view_of(everywhere(FACING), alpha=alpha), 0)
+    assert found.count == 2
+    assert bool((found.label[:, 20:22] == -1).all())
+
+
+def test_a_ramp_has_the_depth_and_the_slope_of_its_angle() -> None:
+    found = pieces(view_of(everywhere(tilted(30))), 0)
+    rise = math.tan(math.radians(30)) * PIXEL
+    expected = (torch.arange(SIDE) - (SIDE - 1) / 2) * rise
+    assert found.count == 1
+    torch.testing.assert_close(found.depth, expected.expand(SIDE, SIDE), atol=5e-4, rtol=0)
+    torch.testing.assert_close(found.slope, torch.full((SIDE, SIDE), rise), atol=1e-6, rtol=0)
+
+
+def test_a_roof_goes_down_with_its_rows() -> None:
+    # Turned up: further down in the picture it is nearer.
+    angle = math.radians(40)
+    found = pieces(view_of(everywhere(torch.tensor([0.0, math.sin(angle), math.cos(angle)]))), 0)
+    steps = found.depth.diff(dim=0)
+    torch.testing.assert_close(steps, torch.full_like(steps, -math.tan(angle) * PIXEL), atol=5e-5, rtol=0)
+
+
+def test_a_ball_is_round_by_its_normals_alone() -> None:
+    radius = 0.8
+    places = (torch.arange(SIDE) + 0.5) * PIXEL - 1
+    y, x = -places[:, None].expand(SIDE, SIDE), places.expand(SIDE, SIDE)
+    height = (radius**2 - x**2 - y**2).clamp(min=0).sqrt()
+    normals = torch.stack([x, y, height], dim=-1) / radius
+    inside = height / radius > 0.5
+    found = pieces(view_of(normals * inside[..., None], alpha=inside.float()), 0)
+    assert found.count == 1
+    chosen = found.label == 0
+    relative = -height[chosen] + height[chosen].mean()
+    assert float((found.depth[chosen] - relative).abs().max()) < 0.01 * radius
+
+
+def test_surfaces_seen_along_belong_to_no_piece() -> None:
+    assert pieces(view_of(everywhere(tilted(75))), 0).count == 0
+    assert pieces(view_of(everywhere(-FACING)), 0).count == 0
+
+
+def test_a_pixel_like_no_neighbour_belongs_to_no_piece() -> None:
+    rgb = torch.full((SIDE, SIDE, 3), 0.2)
+    rgb[10, 10] = 0.9
+    found = pieces(view_of(everywhere(FACING), rgb), 0)
+    assert found.count == 1
+    assert int(found.label[10, 10]) == -1
+
+
+def test_wide_pieces_are_three_pixels_wide() -> None:
+    alpha = torch.zeros(SIDE, SIDE)
+    alpha[5:8] = 1
+    alpha[20:22] = 1
+    wide = pieces(view_of(everywhere(FACING), alpha=alpha), 0).wide
+    assert bool(wide[5:8, 5:40].all())
+    assert not bool(wide[20:22].any())
+
+
+def test_some_pixels_of_a_piece_fall_into_their_connected_parts() -> None:
+    found = pieces(view_of(everywhere(tilted(20))), 0)
+    chosen = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    chosen[:, :10] = chosen[:, 30:] = True
+    parts = found.among(chosen)
+    assert parts.count == 2
+    assert bool((parts.label[:, 10:30] == -1).all())
+    assert int(parts.label[0, 0]) != int(parts.label[0, -1])
+    assert torch.equal(parts.depth, found.depth)
