@@ -8,9 +8,9 @@ One line of JSON an object is appended to --out; objects that are there already 
 import argparse
 import json
 import math
-import resource
+import subprocess
+import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.alone import fitted_alone
 from img2mesh.data.objects import ObjectEntry, list_objects, load_object
 from img2mesh.data.render import place, render_views
 from img2mesh.errors import NumericalError
@@ -32,9 +33,7 @@ from img2mesh.metrics.protocols import score_visible
 from img2mesh.metrics.statistics import estimate
 from img2mesh.metrics.visible import Triangles
 from img2mesh.neus.config import Nerfstudio
-from img2mesh.neus.fit import fit
 from img2mesh.neus.nerfstudio import run as run_nerfstudio
-from img2mesh.presets import true_views
 
 RESOLUTION = 192
 # Perspective views: field of view, elevations, azimuths at each.
@@ -87,14 +86,13 @@ def scored(field: torch.Tensor, truth: Triangles) -> dict[str, float]:
 
 
 def fitted(views: Views, truth: Triangles) -> dict[str, float]:
-    """Scores of the fit with its seconds, and the peak memory of this process so far."""
-    start, start_cpu = time.perf_counter(), time.process_time()
+    """Scores of the fit, with its seconds and the peak memory of a process of its own."""
     try:
-        field = fit(views, true_views(len(views)), seed=0).sdf_grid(RESOLUTION)
-    except NumericalError:
-        field = torch.ones(8, 8, 8)
-    spent = {"seconds": time.perf_counter() - start, "cpu_s": time.process_time() - start_cpu}
-    return {**scored(field, truth), **spent, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        field, spent = fitted_alone(views, RESOLUTION, torch.get_num_threads())
+    except subprocess.CalledProcessError as error:
+        print(error, file=sys.stderr)
+        return scored(torch.ones(8, 8, 8), truth)
+    return {**scored(field, truth), **spent}
 
 
 def ceiling(views: Views, depth: torch.Tensor, truth: Triangles, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -167,7 +165,8 @@ def told(rows: list[dict[str, Any]]) -> None:
     """Print means with 95% intervals, and for a ceiling its ratios."""
     for method in rows[0]["scores"]:
         of = [row["scores"][method] for row in rows if method in row["scores"]]
-        parts = [f"{key} {interval(estimate([o[key] for o in of]), 4)}" for key in of[0]]
+        keys = [key for key in of[0] if all(key in o for o in of)]
+        parts = [f"{key} {interval(estimate([o[key] for o in of]), 4)}" for key in keys]
         print(f"{method:<26}" + "  ".join(parts))
     if "ceiling" not in rows[0]["scores"]:
         return
@@ -189,7 +188,9 @@ def main() -> None:
     parser.add_argument("what", choices=tuple(MEASURES), nargs="?", default="ceiling")
     parser.add_argument("--objects", type=Path, default=None, help="folder with index.jsonl, or with .glb files")
     parser.add_argument("--split", default=None)
-    parser.add_argument("--limit", type=int, default=24, help="the first so many objects in the order of img2mesh data render")
+    parser.add_argument("--source", default=None, help="only sources whose name starts with this")
+    parser.add_argument("--skip", type=int, default=0, help="leave so many objects out, in the order of img2mesh data render")
+    parser.add_argument("--limit", type=int, default=24, help="the first so many objects of the others")
     parser.add_argument("--only", default="", help="only objects with this in their id")
     parser.add_argument("--without", nargs="*", default=[], help="no objects with these in their ids")
     parser.add_argument("--views", choices=("six", "perspective"), default="six")
@@ -203,8 +204,10 @@ def main() -> None:
     if arguments.objects is None:
         print("nothing to measure: give --objects, a folder of .glb files")
         return
-    entries = [e for e in list_objects(arguments.objects, split=arguments.split) if arguments.only in e.id]
-    chosen = [entries[i] for i in np.random.default_rng(0).permutation(len(entries))[: arguments.limit]]
+    entries = list_objects(arguments.objects, split=arguments.split, source=arguments.source)
+    entries = [e for e in entries if arguments.only in e.id]
+    order = np.random.default_rng(0).permutation(len(entries))
+    chosen = [entries[i] for i in order[arguments.skip :][: arguments.limit]]
     chosen = [e for e in chosen if not any(name in e.id for name in arguments.without)]
     cameras = orbit(size_px=arguments.size_px) if arguments.views == "six" else perspective(arguments.size_px)
     out = arguments.out
