@@ -88,12 +88,12 @@ class MultiviewConfig:
 
     @classmethod
     def of(cls, *, steps: int, seed: int) -> "MultiviewConfig":
-        """What the shipped one was trained with, until its last leg."""
+        """The command's own settings; what the shipped one was trained with is kept beside it."""
         return cls(loop=LoopConfig(steps=steps, seed=seed))
 
     @classmethod
     def sharpening(cls, *, steps: int, seed: int) -> "MultiviewConfig":
-        """A last leg in which the network learns that a view that might be is nearer than the mean of all that might."""
+        """A last leg in which sharpness counts; the shipped weights have not had it."""
         rates = LoopConfig(steps=steps, seed=seed, lr=2e-4, matrix_lr=0.004, warmup_steps=20, cooldown=0.6, ema_decay=0.99)
         return cls(loop=rates, batch=2, drop=0.0, pure_noise=1.0, perceptual=1.0)
 
