@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,12 +200,13 @@ def processor_s() -> tuple[float, float]:
 
 
 def memory(images: int) -> None:
-    """What a worker holds after every hundredth image, and what is left when what lies unused is given back."""
-    held: list[float] = []
+    """What a worker holds after every hundredth image and how long each hundred took; then, what is left when asked for it."""
+    held, at_s = list[float](), list[float]()
 
     def look(event: Event) -> None:
         if (event.stage, event.phase) == ("export_mesh", "done"):
             held.append(resident_mb())
+            at_s.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as name:
         folder, pictures = Path(name), inbox(Path(name), images)
@@ -216,6 +217,8 @@ def memory(images: int) -> None:
             wait_for_server()
             submitted(folder, pictures, run_pending=run_as_flow, listen=look)
             print("MB after each hundredth image: " + " ".join(f"{mb:.0f}" for mb in held[99::100]))
+            hundreds = [end - begin for begin, end in pairwise(at_s[::100])]
+            print("ms a stage in each hundred: " + " ".join(f"{1000 * taken / 100 / STAGES:.0f}" for taken in hundreds))
             gc.collect()
             ctypes.CDLL(None).malloc_trim(0)
             print(f"after the batch {resident_mb():.0f} MB, of which Python's objects are counted: {len(gc.get_objects())}")

@@ -1,5 +1,7 @@
 """Running the command line as a person does, and looking at what it leaves."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -101,6 +103,21 @@ def kill_at(process: "subprocess.Popen[str]", log: Path, lines: int, pause_s: fl
     time.sleep(pause_s)
     process.kill()
     process.communicate()
+
+
+def one_device(folder: Path) -> dict[str, str]:
+    """Settings with which the stages take turns on one device."""
+    return {"IMG2MESH_DEVICES": "0", "IMG2MESH_LOCKS": str(folder / "locks")}
+
+
+def free_devices(folder: Path) -> list[str]:
+    """The devices that stages have held, and that none holds any more."""
+    free = []
+    for lock in (folder / "locks").iterdir():
+        with lock.open("a") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free.append(lock.stem)
+    return free
 
 
 def contents(assets: Path) -> dict[str, str]:

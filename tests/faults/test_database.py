@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.command import broken_assets, kill_group, picture, run, start, wait
+from tests.command import broken_assets, free_devices, kill_group, one_device, picture, run, start, wait
 from tests.integration.conftest import free_ports, wait_until_it_answers
 from tests.integration.test_serve import Server
 
@@ -83,7 +83,7 @@ class Service:
 
     def worker(self, log: Path) -> "subprocess.Popen[bytes]":
         """A worker of the pool, whose runs use the small stages."""
-        small = {"SMALL_LOG": str(log), "SMALL_DELAY_S": "0.1", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        small = {"SMALL_LOG": str(log), "SMALL_DELAY_S": "0.1", "PREFECT_WORKER_QUERY_SECONDS": "1", **one_device(log.parent)}
         small["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests/small_worker"), str(ROOT)])
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "img2mesh", "--type", "process"]
         with (self.server.folder / "worker.log").open("ab") as said:
@@ -157,13 +157,14 @@ def assert_all_are_there_once(folder: Path, log: Path) -> None:
     assert broken_assets(folder / "assets") == []
     assert len(list((folder / "assets/in").glob("*/asset.json"))) == IMAGES
     assert list((folder / "assets/.store/claims").iterdir()) == []
+    assert free_devices(folder) == ["gpu-0"]
     assert run("verify", cwd=folder).code == 0
 
 
 def test_a_database_killed_in_the_middle_comes_back_and_the_same_submit_ends_well(service: Service, tmp_path: Path) -> None:
     inbox(tmp_path)
     log = tmp_path / "log"
-    settings = {"PREFECT_API_URL": service.server.url, "SMALL_LOG": str(log), "SMALL_DELAY_S": "0.05"}
+    settings = {"PREFECT_API_URL": service.server.url, "SMALL_LOG": str(log), "SMALL_DELAY_S": "0.05", **one_device(tmp_path)}
     process = start("submit", "in", "--json", cwd=tmp_path, settings=settings)
     try:
         wait_for_lines(log, IMAGES * STAGES // 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import broken_assets, contents, kill_at, picture, run, start, wait
+from tests.command import broken_assets, contents, free_devices, kill_at, one_device, picture, run, start, wait
 
 PICTURES = 20
 STAGES = 6
@@ -68,14 +68,16 @@ def test_killed_without_prefect_at_a_random_moment(tmp_path: Path, reference: Pa
 def test_killed_in_prefect_leaves_no_server_behind(tmp_path: Path, reference: Path) -> None:
     inbox(tmp_path)
     log = tmp_path / "log"
-    process = start("submit", "in", cwd=tmp_path, settings={"SMALL_LOG": str(log), "SMALL_DELAY_S": "0.1"})
+    settings = {"SMALL_LOG": str(log), **one_device(tmp_path)}
+    process = start("submit", "in", cwd=tmp_path, settings={**settings, "SMALL_DELAY_S": "0.1"})
     kill_at(process, log, PICTURES * STAGES // 2, 0.05)
+    assert free_devices(tmp_path) == ["gpu-0"]
     assert broken_assets(tmp_path / "assets") == []
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and servers_of(tmp_path):
         time.sleep(0.2)
     assert servers_of(tmp_path) == []
-    assert run("submit", "in", cwd=tmp_path, settings={"SMALL_LOG": str(log)}).code == 0
+    assert run("submit", "in", cwd=tmp_path, settings=settings).code == 0
     assert recomputed(log) <= 1
     assert contents(tmp_path / "assets") == contents(reference / "assets")
 
@@ -84,7 +86,7 @@ def test_killed_in_prefect_leaves_no_server_behind(tmp_path: Path, reference: Pa
 def test_a_killed_stage_runs_again_and_the_same_submit_ends_well(tmp_path: Path, reference: Path) -> None:
     inbox(tmp_path)
     log = tmp_path / "log"
-    settings = {"SMALL_LOG": str(log), "SMALL_DELAY_S": "0.03"}
+    settings = {"SMALL_LOG": str(log), "SMALL_DELAY_S": "0.03", **one_device(tmp_path)}
     # A process for each stage takes its time: they take over where most of the batch is done.
     kill_at(start("submit", "in", cwd=tmp_path, settings={**settings, "SMALL_PLAIN": "1"}), log, 17 * STAGES, 0.0)
     process = start(
@@ -100,6 +102,7 @@ def test_a_killed_stage_runs_again_and_the_same_submit_ends_well(tmp_path: Path,
         os.kill(stage, signal.SIGKILL)
     ended = wait(process)
     assert (ended.code, ended.report()["published"]) == (0, PICTURES), ended.err
+    assert free_devices(tmp_path) == ["gpu-0"]
     # One for each kill; at the first, a stage may just have ended.
     assert 1 <= recomputed(log) <= 2
     assert contents(tmp_path / "assets") == contents(reference / "assets")

@@ -15,7 +15,7 @@ from flows.assets import open_assets
 from flows.submit import Request, submit
 from flows.verify import damages
 from img2mesh.storage import blob_key, manifest_key, open_store
-from tests.command import broken_assets, contents, picture, run, start, wait
+from tests.command import broken_assets, contents, free_devices, one_device, picture, run, start, wait
 from tests.flaky_server import Fault, flaky
 from tests.integration.conftest import free_ports, running_weed, wait_until_it_answers
 from tests.small_cli import STEPS, in_a_loop, steps
@@ -77,7 +77,7 @@ def test_a_prefect_server_killed_in_the_middle_comes_back_and_the_same_submit_en
     (tmp_path / "prefect").mkdir()
     server = PrefectServer(tmp_path / "prefect")
     try:
-        settings = {"PREFECT_API_URL": server.url, "SMALL_LOG": str(log), "SMALL_DELAY_S": "0.1"}
+        settings = {"PREFECT_API_URL": server.url, "SMALL_LOG": str(log), "SMALL_DELAY_S": "0.1", **one_device(tmp_path)}
         process = start("submit", "in", "--json", cwd=tmp_path, settings=settings)
         wait_for_stages(log, IMAGES * STAGES // 2, lambda: process.poll() is None)
         server.kill()
@@ -90,6 +90,7 @@ def test_a_prefect_server_killed_in_the_middle_comes_back_and_the_same_submit_en
     assert (stages, again <= 1) == (IMAGES * STAGES, True)
     assert broken_assets(tmp_path / "assets") == []
     assert list((tmp_path / "assets/.store/claims").iterdir()) == []
+    assert free_devices(tmp_path) == ["gpu-0"]
     assert run("verify", cwd=tmp_path).code == 0
 
 

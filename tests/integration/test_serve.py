@@ -77,9 +77,9 @@ def test_a_scheduled_batch_runs_on_the_worker(server: Server) -> None:
     deploy = ("deploy", "--cron", "0 3 * * *", "--inbox", "inbox", "--assets", "out", "--preset", "tiny", "--name", "birds")
     settings = {"PREFECT_API_URL": server.url}
     for _ in range(2):
-        ended = run(*deploy, small=False, cwd=server.folder, settings=settings)
-        assert (ended.code, ended.err) == (0, "")
-        assert ended.out.startswith("batch/birds: ")
+        deployed = run(*deploy, small=False, cwd=server.folder, settings=settings)
+        assert (deployed.code, deployed.err) == (0, "")
+        assert deployed.out.startswith("batch/birds: ")
     deployment = server.call("/deployments/name/batch/birds")
     assert [one["schedule"]["cron"] for one in deployment["schedules"]] == ["0 3 * * *"]
     assert set(deployment["tags"]) == {"img2mesh", "batch:birds", "preset:tiny"}
