@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from flows.models import pull
 from flows.reconstruct import stages_of
 from img2mesh import codec, presets
+from img2mesh.geometry.views import Views
 from img2mesh.manifests import SourceImage
 from img2mesh.models import autoencoder, decoder, multiview
 from img2mesh.storage import open_store
@@ -34,6 +36,13 @@ def test_a_picture_becomes_a_mesh(small: bool, tmp_path: Path, monkeypatch: pyte
         "refit_neus": preset.refit_neus.model_copy(update={"max_steps": (20,) * len(preset.refit_neus.max_steps)}),
         "export_mesh": preset.export_mesh.model_copy(update={"faces": 2000, "texture_px": 256}),
     }
+    decoded, decode_views = [], decoder.decode_views
+
+    def watched(network: Any, latents: Any, views: Views, *rest: Any) -> Any:
+        decoded.append((views, *decode_views(network, latents, views, *rest)))
+        return decoded[-1][1:]
+
+    monkeypatch.setattr(decoder, "decode_views", watched)
     store = open_store(str(tmp_path / "store"))
     manifest: Any = SourceImage(name="disc", image=store.put_blob(picture(tmp_path / "disc.png").read_bytes(), "image/png"))
     for stage, params in stages_of(preset.model_copy(update=quick), seed=0, formats=("glb",)):
@@ -43,6 +52,10 @@ def test_a_picture_becomes_a_mesh(small: bool, tmp_path: Path, monkeypatch: pyte
             assert sum(parameter.numel() for parameter in unet.parameters()) == 910_785_284
         for loaded in (multiview.load, autoencoder.load, decoder.load):
             loaded.cache_clear()
+    [(views, rgb, alpha)] = decoded
+    assert rgb.shape == (6, 3, 256, 256)
+    assert rgb.isfinite().all()
+    assert torch.equal(alpha, views.alpha)
     assert manifest.scores["watertight"] == 1.0
     assert manifest.scores["front_iou"] > 0.9
     latents = manifest.source.source.source.source
