@@ -41,6 +41,7 @@ class DecoderConfig:
         latent_noise: Standard deviation of noise on the latents, in units of theirs: generated latents are never exact.
         absolute: Weight of the mean absolute error, beside the squared error's 1.
         perceptual: Weight of LPIPS on pictures in [0, 1]. The paper names neither weight nor backbone.
+        keep_plain: Whether the autoencoder's own layers stay as they are.
         checkpointing: See `DepthGuidedDecoder`.
         size_px: Side that the views must have, pixels; None: any.
     """
@@ -56,6 +57,7 @@ class DecoderConfig:
     latent_noise: float = 0.05
     absolute: float = 1.0
     perceptual: float = 0.0
+    keep_plain: bool = False
     checkpointing: bool = False
     size_px: int | None = None
 
@@ -92,7 +94,7 @@ def compact(*, steps: int = 400, seed: int = 0, variant: str = "ours", precision
     Steps look at one object, so the second half of the way, and more, is cool-down: before it the noise hides what was learned.
     """
     rates = LoopConfig(steps=steps, seed=seed, lr=2e-3, matrix_lr=0.04, inherited_rate=0.05, warmup_steps=20, cooldown=0.75)
-    return DecoderConfig(loop=replace(rates, precision=precision), **VARIANTS[variant])
+    return DecoderConfig(loop=replace(rates, precision=precision), keep_plain=True, **VARIANTS[variant])
 
 
 class _Task:
@@ -112,6 +114,8 @@ class _Task:
             inherit(self.network, source)
         else:
             _go_on(self.network, source, base)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad = not (config.keep_plain and _plain(name))
         self.lpips = require_lpips().to(device) if config.perceptual else None
         self.config, self.device, self.scale = config, device, vae_config["scaling_factor"]
 
@@ -119,6 +123,8 @@ class _Task:
         """Squared error of the packed pictures, plus the other terms by weight."""
         packed, latents = self.encode(sample)
         latents = latents + torch.randn(latents.shape, generator=generator).to(latents) * self.config.latent_noise / self.scale
+        # Unused, but torch 2.13 crashes on the CPU in a group normalisation whose input has no gradient and whose weights have.
+        latents.requires_grad = self.config.keep_plain
         depth = add_structured_noise(sample.depth, self.config.depth_noise, generator).to(self.device)
         cameras = orbit(size_px=depth.shape[-1]).to(self.device)
         with self._autocast():
@@ -187,13 +193,17 @@ def train_decoder(
         [item] = data.draw(1, generator)
         return task.loss(augment(data.load(item), generator), generator)
 
-    train(task.network, loss, config, out, lambda: _export(task, held_back, weights), _inherited)
+    train(task.network, loss, config, out, lambda: _export(task, held_back, weights), _of_the_temporal_decoder)
     return weights
 
 
-def _inherited(name: str) -> bool:
+def _of_the_temporal_decoder(name: str) -> bool:
+    return not name.startswith(NEW_LAYERS)
+
+
+def _plain(name: str) -> bool:
     """Whether a layer is the autoencoder's; those that mix the views come new."""
-    return not name.startswith(NEW_LAYERS) and "temporal" not in name and "time" not in name
+    return _of_the_temporal_decoder(name) and "temporal" not in name and "time" not in name
 
 
 @torch.no_grad()

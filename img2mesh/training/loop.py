@@ -113,7 +113,7 @@ def train(
                 with state.averaged():
                     on_checkpoint()
             team.wait()
-            saved = reported = time.monotonic()
+            saved = time.monotonic()
 
 
 def _report(out: Path, step: int, steps: int, means: dict[str, float], seconds: float) -> None:

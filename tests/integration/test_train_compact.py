@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.train import app as training
 from img2mesh.models.checkpoint import read_weights
+from img2mesh.models.decoder import DepthGuidedDecoder, inherit
 from img2mesh.models.features import FEATURE_CHANNELS, PictureFeatures
 from img2mesh.models.home import SHIPPED
 from tests.lpips_layout import write_lpips
@@ -87,6 +88,22 @@ def test_a_regressor_becomes_part_of_a_generator_and_stays_as_it_was(package: Pi
     assert same == config
     moved = {name.split(".")[0] for name, value in state.items() if not torch.equal(sharpened[name], value)}
     assert moved == {"unet", "image_encoder"}
+
+
+@pytest.mark.slow
+def test_a_decoder_learns_around_the_autoencoder_s_own_which_stays_as_it_was(tmp_path: Path) -> None:
+    for number in range(3):
+        trimesh.creation.cone(0.4, 0.5 + 0.3 * number).export(tmp_path / f"cone{number}.glb")
+    views, out = tmp_path / "views", tmp_path / "decoder"
+    assert CliRunner().invoke(app, ["data", "render", str(tmp_path), "--out", str(views)]).exit_code == 0
+    options = ("--vae", str(SHIPPED / "vae.safetensors"), "--out", str(out), "--steps", "2")
+    assert "guided_db" in train("decoder", str(views), *options)
+    (state, config), (vae, _) = read_weights(out / "decoder.safetensors"), read_weights(SHIPPED / "vae.safetensors")
+    fresh = DepthGuidedDecoder(config)
+    inherit(fresh, vae)
+    moved = {name for name, value in fresh.state_dict().items() if not torch.equal(state[name], value.half().float())}
+    assert {name.split(".")[0] for name in moved} == {"fronts", "attentions", "decoder"}
+    assert all("temporal" in name or "time" in name for name in moved if name.startswith("decoder."))
 
 
 def test_sharpening_wants_something_to_start_from(tmp_path: Path) -> None:
