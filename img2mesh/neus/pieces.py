@@ -3,7 +3,8 @@
 The normals tie the depths of neighbouring pixels together, so that of a whole piece only one number is open: how deep it lies.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,7 +25,10 @@ _STEEP_COSINE = 0.35
 _COVERED = 0.95
 # Keeps the mean depth of each piece determined.
 _TIE = 1e-6
-_AHEAD = ((0, 1), (1, 0))
+# From a pixel to the next row, and to the next column.
+_AHEAD = ((1, 0), (0, 1))
+
+_Places = tuple[slice, slice]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +38,13 @@ class Pieces:
     Attributes:
         label: Piece of each pixel, from 0; -1 for a pixel that is like none of its neighbours.
         depth: z-depth relative to the piece's mean, scene units.
-        slope: How much the z-depth can change to a neighbouring pixel, scene units.
+        slopes: Change of the z-depth from a pixel to the next row, and to the next column, scene units.
         count: Number of pieces.
     """
 
     label: Int[Tensor, "height width"]
     depth: Float[Tensor, "height width"]
-    slope: Float[Tensor, "height width"]
+    slopes: Float[Tensor, "2 height width"]
     count: int
 
     @property
@@ -49,21 +53,35 @@ class Pieces:
         most, least = (sign * F.max_pool2d(sign * self.label.float()[None], 3, stride=1, padding=1) for sign in (1, -1))
         return F.max_pool2d(((most == least) & (least >= 0)).float(), 3, stride=1, padding=1)[0] > 0
 
+    @property
+    def goes_on(self) -> Bool[Tensor, "2 height width"]:
+        """Whether the pixel in the next row, and that in the next column, shows the same piece."""
+        same = torch.zeros(2, *self.label.shape, dtype=torch.bool)
+        for axis, (here, after) in enumerate(map(_pairs, _AHEAD)):
+            same[axis][here] = (self.label[here] == self.label[after]) & (self.label[here] >= 0)
+        return same
+
     def within(self, window: tuple[slice, ...]) -> "Pieces":
         """The same in a part of the picture."""
-        return Pieces(label=self.label[window], depth=self.depth[window], slope=self.slope[window], count=self.count)
+        return replace(self, label=self.label[window], depth=self.depth[window], slopes=self.slopes[(slice(None), *window)])
 
     def among(self, chosen: Bool[Tensor, "height width"]) -> "Pieces":
         """The connected parts of the pieces among some of the pixels."""
-        label = torch.where(chosen, self.label, -1)
-        alike = [(label[here] == label[after]) & (label[here] >= 0) for here, after in map(_pairs, _AHEAD)]
-        numbers = torch.arange(label.numel()).reshape(label.shape)
-        ends = [
-            torch.stack([numbers[here][link], numbers[after][link]])
-            for (here, after), link in zip(map(_pairs, _AHEAD), alike, strict=True)
-        ]
-        parts, count = _labelled(torch.cat(ends, dim=1), label.numel())
-        return Pieces(label=parts.reshape(label.shape), depth=self.depth, slope=self.slope, count=count)
+        return self._parts(lambda here, after: chosen[here] & chosen[after])
+
+    def cut(self, beyond: Float[Tensor, "height width"], step: float) -> "Pieces":
+        """The pieces parted where a number jumps by a step from a pixel to the next."""
+        return self._parts(lambda here, after: (beyond[here] - beyond[after]).abs() < step)
+
+    def _parts(self, together: Callable[[_Places, _Places], Tensor]) -> "Pieces":
+        """What is left connected where only some neighbours of a piece are together."""
+        numbers = torch.arange(self.label.numel()).reshape(self.label.shape)
+        ends = []
+        for (here, after), same in zip(map(_pairs, _AHEAD), self.goes_on, strict=True):
+            link = same[here] & together(here, after)
+            ends.append(torch.stack([numbers[here][link], numbers[after][link]]))
+        parts, count = _labelled(torch.cat(ends, dim=1), self.label.numel())
+        return replace(self, label=parts.reshape(self.label.shape), count=count)
 
 
 def pieces(views: Views, view: int) -> Pieces:
@@ -76,17 +94,17 @@ def pieces(views: Views, view: int) -> Pieces:
     usable = faced & (views.alpha[view] > _COVERED)
     numbers = torch.arange(usable.numel()).reshape(usable.shape)
     ends, steps = [], []
-    for (here, after), slope in zip(map(_pairs, _AHEAD), (slopes[1], slopes[0]), strict=True):
+    for (here, after), slope in zip(map(_pairs, _AHEAD), slopes, strict=True):
         alike = ((values[:, *here] - values[:, *after]).abs() < 1).all(0) & usable[here] & usable[after]
         ends.append(torch.stack([numbers[here][alike], numbers[after][alike]]))
         steps.append(((slope[here] + slope[after]) / 2)[alike])
     linked = torch.cat(ends, dim=1)
     label, count = _labelled(linked, usable.numel())
     depth = _integrated(linked, torch.cat(steps), usable.numel())
-    return Pieces(label=label.reshape(usable.shape), depth=depth.reshape(usable.shape), slope=slopes.abs().sum(0), count=count)
+    return Pieces(label=label.reshape(usable.shape), depth=depth.reshape(usable.shape), slopes=slopes, count=count)
 
 
-def _pairs(step: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _pairs(step: tuple[int, int]) -> tuple[_Places, _Places]:
     """Indices of all pixels that have a neighbour one step on, and of these neighbours."""
     down, across = step
     return (slice(None, -1 if down else None), slice(None, -1 if across else None)), (slice(down, None), slice(across, None))

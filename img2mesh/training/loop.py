@@ -98,15 +98,17 @@ def train(
         (out / "settings.json").write_text(json.dumps(asdict(cast("Any", task)), indent=1) + "\n")
     saved = reported = time.monotonic()
     sums: dict[str, float] = {}
+    summed = 0  # fewer than `report_every` after a resumption
     while state.step < config.steps:
         terms = state.advance(loss)
         sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
+        summed += 1
         now = time.monotonic()
         if state.step % config.report_every == 0:
-            means = {name: total / config.report_every for name, total in sums.items()}
+            means = {name: total / summed for name, total in sums.items()}
             if team.leads:
-                _report(out, state.step, config.steps, means, (now - reported) / config.report_every)
-            reported, sums = now, {}
+                _report(out, state.step, config.steps, means, (now - reported) / summed)
+            reported, sums, summed = now, {}, 0
         if team.as_the_leader_says(now - saved > config.checkpoint_every_s) or state.step == config.steps:
             state.save(out / "checkpoint.safetensors")
             if team.leads:

@@ -45,7 +45,7 @@ def test_two_colours_are_two_flat_pieces() -> None:
     assert len(left) == len(right) == 1
     assert int(left) != int(right)
     assert float(found.depth.abs().max()) < 1e-6
-    assert float(found.slope.abs().max()) < 1e-6
+    assert float(found.slopes.abs().max()) < 1e-6
 
 
 def test_a_crease_parts_pieces_of_one_colour() -> None:
@@ -71,7 +71,7 @@ def test_a_ramp_has_the_depth_and_the_slope_of_its_angle() -> None:
     expected = (torch.arange(SIDE) - (SIDE - 1) / 2) * rise
     assert found.count == 1
     torch.testing.assert_close(found.depth, expected.expand(SIDE, SIDE), atol=5e-4, rtol=0)
-    torch.testing.assert_close(found.slope, torch.full((SIDE, SIDE), rise), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.slopes, torch.tensor([0, rise])[:, None, None].expand(2, SIDE, SIDE), atol=1e-6, rtol=0)
 
 
 def test_a_roof_goes_down_with_its_rows() -> None:
@@ -118,12 +118,14 @@ def test_wide_pieces_are_three_pixels_wide() -> None:
     assert not bool(wide[20:22].any())
 
 
-def test_some_pixels_of_a_piece_fall_into_their_connected_parts() -> None:
+def test_a_piece_is_cut_where_a_number_jumps() -> None:
     found = pieces(view_of(everywhere(tilted(20))), 0)
-    chosen = torch.zeros(SIDE, SIDE, dtype=torch.bool)
-    chosen[:, :10] = chosen[:, 30:] = True
-    parts = found.among(chosen)
-    assert parts.count == 2
-    assert bool((parts.label[:, 10:30] == -1).all())
+    beyond = torch.zeros(SIDE, SIDE)
+    beyond[:, 10:30] = 5
+    parts = found.cut(beyond, 1.5)
+    assert parts.count == 3
+    assert len(parts.label[:, 10:30].unique()) == 1
+    assert int(parts.label[0, 9]) != int(parts.label[0, 10])
     assert int(parts.label[0, 0]) != int(parts.label[0, -1])
     assert torch.equal(parts.depth, found.depth)
+    assert found.cut(beyond, 6.0).count == 1
