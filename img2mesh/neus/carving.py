@@ -32,6 +32,8 @@ _SIGHT_VOXELS = 2.0
 _DISTRUSTED = 0.6
 # A point this far behind what a view sees of a solid is hidden from it, voxels.
 _HIDDEN_VOXELS = 2.0
+# A hull that is contradicted less than this is not carved.
+_FINE = 0.01
 # A solid's normals are wrong below this cosine; what their share counts beside the share of contradictions.
 _BENT_COSINE, _BENT = 0.7, 0.05
 
@@ -49,13 +51,17 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
         return start
     seen, sights = seen_in(views), [sight_of(views, view, start) for view in range(len(views))]
     trusted = _trusted(seen, sights, start)
-    maps = [_depth_maps(views, seen, view, trusted, sights[view]) for view in trusted]
-    ways = [
-        (start, 0.0),
-        *(_behind(views, sights, start, dict(zip(trusted, way, strict=True))) for way in zip(*maps, strict=True)),
-    ]
     judges = {view: sights[view] for view in trusted}
-    return min(ways, key=lambda way: _blame(views, seen, judges, way[0]) + way[1])[0]
+    blame = _blame(views, seen, judges, {view: sight.first() for view, sight in judges.items()}, start)
+    if blame < _FINE:
+        return start
+    best, maps = start, [_depth_maps(views, seen, view, trusted, sights[view]) for view in trusted]
+    for way in zip(*maps, strict=True):
+        solid, bare = _behind(views, sights, start, dict(zip(trusted, way, strict=True)))
+        its = bare + _blame(views, seen, judges, {view: sight.met(solid) for view, sight in judges.items()}, solid)
+        if its < blame:
+            best, blame = solid, its
+    return best
 
 
 def _behind(
@@ -79,14 +85,19 @@ def _behind(
     return torch.maximum(start, _without(start, solid, ahead)), share
 
 
-def _blame(views: Views, seen: Seen, sights: Mapping[int, Sight], field: Float[Tensor, "z y x"]) -> float:
-    """How much the views contradict each other about what they see of a solid, and its normals."""
-    met = {view: sight.met(field) for view, sight in sights.items()}
+def _blame(
+    views: Views,
+    seen: Seen,
+    sights: Mapping[int, Sight],
+    met: Mapping[int, Int[Tensor, "pixels"]],
+    field: Float[Tensor, "z y x"],
+) -> float:
+    """How much views contradict each other about what they see of a solid, where they meet it, and its normals."""
     maps = {view: _shown(views, sight, met[view]) for view, sight in sights.items()}
     wrong = judged = bent = shown = 0
     for view, sight in sights.items():
         hit = met[view] >= 0
-        points, here = sight.points[met[view][hit]], (sight.row * views.cameras.width_px + sight.column)[hit]
+        points, here = sight.at(met[view])[hit], (sight.row * views.cameras.width_px + sight.column)[hit]
         facing = (_normals(field, points) * seen.normals[view, here]).sum(-1)
         bent, shown = bent + int((facing < _BENT_COSINE).sum()), shown + len(points)
         for other in others(seen.cameras, view, sights):
@@ -98,10 +109,10 @@ def _blame(views: Views, seen: Seen, sights: Mapping[int, Sight], field: Float[T
 
 
 def _shown(views: Views, sight: Sight, met: Int[Tensor, "pixels"]) -> _DepthMap:
-    """z-depth of what each pixel sees of a solid, given where its ray meets it; `inf` where it sees nothing."""
+    """z-depth of what each pixel sees of a solid, given the level where its ray meets it; `inf` where it sees nothing."""
     depth = torch.full(views.alpha.shape[1:], torch.inf)
     hit = met >= 0
-    depth[sight.row[hit], sight.column[hit]] = sight.depths[sight.level[met[hit]]]
+    depth[sight.row[hit], sight.column[hit]] = sight.depths[met[hit]]
     return depth
 
 
@@ -139,10 +150,11 @@ def _trusted(seen: Seen, sights: Sequence[Sight], start: Float[Tensor, "z y x"])
     """The views that do not contradict most of what their neighbours see of the hull: one with wrong normals is left out."""
     blame = torch.full((len(sights), len(sights)), torch.nan)
     for view, sight in enumerate(sights):
-        pixel = sight.row * seen.cameras.width_px + sight.column
+        first = sight.first()
+        points, pixel = sight.at(first)[first >= 0], (sight.row * seen.cameras.width_px + sight.column)[first >= 0]
         for other in others(seen.cameras, view, range(len(sights))):
-            against, asked = answers(seen, view, other, sight.first, pixel)
-            clear = _clear_sight(start, sight.first, seen.cameras.world_from_camera[other, :3, 2])
+            against, asked = answers(seen, view, other, points, pixel)
+            clear = _clear_sight(start, points, seen.cameras.world_from_camera[other, :3, 2])
             blame[view, other] = (against * clear).sum() / (asked * clear).sum()
     blame = torch.stack([blame, blame.T]).nanmean(0)
     trusted = list(range(len(sights)))

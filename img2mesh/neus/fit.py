@@ -16,6 +16,7 @@ from img2mesh.neus.band import Band, build_band
 from img2mesh.neus.carving import carved
 from img2mesh.neus.config import WONDER3D_VIEW_WEIGHTS, FitConfig
 from img2mesh.neus.grid import corner_points, resampled, spacing
+from img2mesh.neus.holes import without_false_holes
 from img2mesh.neus.hull import Hull, build_hull, with_room
 from img2mesh.neus.losses import Targets
 from img2mesh.neus.nerfstudio import fit_with_nerfstudio
@@ -91,6 +92,8 @@ def fit(views: Views, config: FitConfig, *, seed: int, keep: Path | None = None)
     if len(config.resolutions) != len(config.max_steps):
         raise InputError(f"expected one max_steps for each of {len(config.resolutions)} resolutions: {config.max_steps}")
     views = _owned(views)
+    if config.carve:
+        views = without_false_holes(views)
     generator = torch.Generator().manual_seed(seed)
     hull = build_hull(views.cameras, views.alpha, slack_px=config.hull_slack_px)
     space = _carved(views, hull) if config.carve and bool(views.normals.any()) else None

@@ -66,15 +66,16 @@ def sweep(seen: Seen, view: int, trusted: Sequence[int], sight: Sight, window: t
     """What the trusted views nearest to one say about each depth of the pixels near its object, as means over nine of them."""
     rows, columns = window
     size = (len(sight.depths), rows.stop - rows.start, columns.stop - columns.start)
-    pixel = (sight.row * seen.cameras.width_px + sight.column)[sight.number]
+    level, number, points = sight.places()
+    here = (sight.row * seen.cameras.width_px + sight.column)[number]
     at = (sight.row - rows.start, sight.column - columns.start)
-    row, column = (index[sight.number] for index in at)
+    row, column = (index[number] for index in at)
     inside = torch.zeros(size, dtype=torch.bool)
-    inside[sight.level, row, column] = True
+    inside[level, row, column] = True
     least = torch.full(size, torch.inf)
     for other in others(seen.cameras, view, trusted):
         volume = torch.zeros(2, *size)
-        volume[:, sight.level, row, column] = torch.stack(answers(seen, view, other, sight.points, pixel))
+        volume[0, level, row, column], volume[1, level, row, column] = answers(seen, view, other, points, here)
         against, asked = F.avg_pool2d(volume, 3, stride=1, padding=1)
         least = torch.minimum(least, torch.where(asked > 0, against / asked, torch.inf))
     hull = torch.zeros(size[1:])
@@ -84,8 +85,8 @@ def sweep(seen: Seen, view: int, trusted: Sequence[int], sight: Sight, window: t
     # Rays that only touch the start are inside for less than a voxel.
     near = F.max_pool1d(inside.float().flatten(1).T, 3, stride=1, padding=1).T.reshape(size) > 0
     cost = torch.where(inside, least, torch.where(near, _UNKNOWN, 1.0))
-    level = torch.arange(size[0])[:, None, None]
-    cost = torch.where(level < entry, cost.gather(0, entry[None]), cost)
+    ahead = torch.arange(size[0])[:, None, None] < entry
+    cost = torch.where(ahead, cost.gather(0, entry[None]), cost)
     return Swept(first=float(sight.depths[0]), voxel=float(sight.depths[1] - sight.depths[0]), hull=hull, cost=cost)
 
 

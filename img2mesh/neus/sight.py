@@ -1,7 +1,7 @@
 """What views show, what they say about each other's surfaces, and where their rays run in a solid."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +15,15 @@ from img2mesh.neus.grid import corner_points, sample, spacing
 # Pixels that are covered less than this show two things at once.
 COVERED = 0.95
 # Differences that sampling explains: of colours in [0, 1], and of the components of normals.
-_COLOUR, _NORMAL = 0.1, 0.25
+_DIFFERENCE = torch.tensor([0.1] * 3 + [0.25] * 3)
 # A view is asked about what another shows if that one's normal faces it at least by this cosine.
 _FACING_COSINE = 0.25
 # Of all views at most this many are asked, the nearest, and none further away than this.
 _ASKED, _NEAR_COSINE = 4, 0.5
 # Around what is looked at, voxels or pixels.
 _MARGIN = 3
+# Points about which another view is asked at a time.
+_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,13 @@ class Seen:
     high: Float[Tensor, "view pixels 6"]
     normals: Float[Tensor, "view pixels 3"]
 
+    def with_view(self, view: int, others: "Seen") -> "Seen":
+        """The same but for one view, which shows what it does in others."""
+        values = {name: getattr(self, name).clone() for name in ("low", "high", "normals")}
+        for name, value in values.items():
+            value[view] = getattr(others, name)[view]
+        return replace(self, **values)
+
 
 def seen_in(views: Views) -> Seen:
     """What the pixels of views with normals show, and those around them."""
@@ -54,58 +63,59 @@ def seen_in(views: Views) -> Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Sight:
-    """Where the rays of one view's certain pixels run in the start.
+    """Where the rays of one view's certain pixels run in a solid.
 
     Attributes:
         row: Of each pixel.
         column: Of each pixel.
-        depths: z-depths, a voxel apart.
-        level: Number of the depth of each place.
-        number: Number of the pixel of each place.
-        points: World positions of the places.
-        first: Of the first place of each pixel.
-        hull: Level at which each pixel's ray enters the start, between whole numbers.
+        origins: Of each pixel's ray, world.
+        directions: Of each pixel's ray, of length 1 in z-depth.
+        depths: z-depths, a voxel apart; their numbers are levels.
+        inner: Whether each place of a ray lies in the solid.
+        hull: Level at which each pixel's ray enters the solid, between whole numbers.
     """
 
     row: Int[Tensor, "pixels"]
     column: Int[Tensor, "pixels"]
+    origins: Float[Tensor, "pixels 3"]
+    directions: Float[Tensor, "pixels 3"]
     depths: Float[Tensor, "depth"]
-    level: Int[Tensor, "places"]
-    number: Int[Tensor, "places"]
-    points: Float[Tensor, "places 3"]
-    first: Float[Tensor, "pixels 3"]
+    inner: Bool[Tensor, "depth pixels"]
     hull: Float[Tensor, "pixels"]
 
+    def places(self) -> tuple[Int[Tensor, "places"], Int[Tensor, "places"], Float[Tensor, "places 3"]]:
+        """Level, number of the pixel, and position of each place in the solid, by depth."""
+        level, number = self.inner.nonzero().unbind(-1)
+        return level, number, self.origins[number] + self.directions[number] * self.depths[level, None]
+
+    def first(self) -> Int[Tensor, "pixels"]:
+        """Level at which each pixel's ray is first in the solid; -1 where it meets nothing."""
+        return torch.where(self.inner.any(0), self.inner.byte().argmax(0), -1)
+
     def met(self, field: Float[Tensor, "z y x"]) -> Int[Tensor, "pixels"]:
-        """Number of the first place of each pixel in a solid within the start; -1 where its ray meets nothing."""
-        within = (sample(field, self.points) < 0).nonzero()[:, 0]
-        nobody = len(self.points)
-        # Places go by depth.
-        first = torch.full_like(self.row, nobody).scatter_reduce(0, self.number[within], within, "amin")
+        """Level at which each pixel's ray is first in another solid, which lies in this one; -1 where it meets nothing."""
+        level, number, points = self.places()
+        within = sample(field, points) < 0
+        nobody = len(self.depths)
+        first = torch.full_like(self.row, nobody).scatter_reduce(0, number[within], level[within], "amin")
         return torch.where(first < nobody, first, -1)
+
+    def at(self, level: Int[Tensor, "pixels"]) -> Float[Tensor, "pixels 3"]:
+        """Positions of a level of each pixel."""
+        return self.origins + self.directions * self.depths[level, None]
 
 
 def sight_of(views: Views, view: int, start: Float[Tensor, "z y x"]) -> Sight:
     """Where the rays of a view run in a solid."""
     depths = _depths(views.cameras, view, start)
-    origins, directions = (r[0] for r in rays(views.cameras[[view]]))
     row, column = (views.alpha[view] > COVERED).nonzero().unbind(-1)
-    points = origins[row, column] + directions[row, column] * depths[:, None, None]
-    values = sample(start, points)
-    inner = values < 0
-    level, number = inner.nonzero().unbind(-1)
-    entry, pixels = inner.float().argmax(0), torch.arange(len(row))
+    origins, directions = (r[0].expand(*views.alpha[view].shape, 3)[row, column] for r in rays(views.cameras[[view]]))
+    values = sample(start, origins + directions * depths[:, None, None])
+    inner, pixels = values < 0, torch.arange(len(row))
+    entry = inner.byte().argmax(0)
     before, after = values[(entry - 1).clamp(min=0), pixels], values[entry, pixels]
-    return Sight(
-        row=row,
-        column=column,
-        depths=depths,
-        level=level,
-        number=number,
-        points=points[level, number],
-        first=points[entry, pixels],
-        hull=entry + (after / (before - after)).clamp(-1, 0).nan_to_num(),
-    )
+    hull = entry + (after / (before - after)).clamp(-1, 0).nan_to_num()
+    return Sight(row=row, column=column, origins=origins, directions=directions, depths=depths, inner=inner, hull=hull)
 
 
 def _depths(cameras: Cameras, view: int, start: Float[Tensor, "z y x"]) -> Float[Tensor, "depth"]:
@@ -129,16 +139,19 @@ def answers(
     seen: Seen, view: int, other: int, points: Float[Tensor, "points 3"], here: Int[Tensor, "points"]
 ) -> tuple[Float[Tensor, "points"], Float[Tensor, "points"]]:
     """Whether another view contradicts what one shows at points, and whether it can judge that."""
-    against, asked = torch.zeros(len(points)), torch.zeros(len(points))
     forward = seen.cameras.world_from_camera[other, :3, 2]
-    faced = (seen.normals[view, here] @ forward < -_FACING_COSINE).nonzero()[:, 0]
-    there, _, inside = pixel_of(seen.cameras[[other]], points[faced])
-    inside &= torch.isfinite(seen.low[other, there, 0])
-    faced, there = faced[inside], there[inside]
-    mine = here[faced]
-    gap = torch.maximum(seen.low[view, mine] - seen.high[other, there], seen.low[other, there] - seen.high[view, mine])
-    against[faced] = ((gap[:, :3] > _COLOUR).any(-1) | (gap[:, 3:] > _NORMAL).any(-1)).float()
-    asked[faced] = 1
+    faces = seen.normals[view] @ forward < -_FACING_COSINE
+    against, asked = torch.zeros(len(points)), torch.zeros(len(points))
+    for some in torch.arange(len(points)).split(_CHUNK):
+        faced = some[faces[here[some]]]
+        there, _, inside = pixel_of(seen.cameras[[other]], points[faced])
+        inside &= torch.isfinite(seen.low[other, there, 0])
+        part, there = faced[inside], there[inside]
+        mine = here[part]
+        above = seen.low[view].index_select(0, mine) - seen.high[other].index_select(0, there)
+        below = seen.low[other].index_select(0, there) - seen.high[view].index_select(0, mine)
+        against[part] = (torch.maximum(above, below) > _DIFFERENCE).any(-1).float()
+        asked[part] = 1
     return against, asked
 
 
