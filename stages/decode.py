@@ -9,13 +9,14 @@ from img2mesh.storage import Store
 class Params(Model):
     """Everything that changes the bytes of the output."""
 
+    autoencoder: WeightsRef
     decoder: WeightsRef
 
     @classmethod
     def of(cls, preset: Preset, *, seed: int) -> "Params":
         """The preset's parameters; decoding has no randomness."""
         del seed
-        return cls(decoder=preset.decoder)
+        return cls(autoencoder=preset.autoencoder, decoder=preset.decoder)
 
 
 def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
@@ -26,18 +27,23 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
 
     from img2mesh import codec
     from img2mesh.models import autoencoder, decoder
+    from img2mesh.models.colours import with_colours_of
 
     network = decoder.load(params.decoder.name, params.decoder.sha256)
     plain = codec.get_views(store, inputs.views, inputs.source.cameras)
     depth = codec.get_tensors(store, inputs.depth)["depth"]
     latents = codec.get_tensors(store, inputs.source.latents)["colour"].float()
     rgb, alpha = decoder.decode_views(network, latents, plain, depth)
-    rgb, alpha = autoencoder.with_known(rgb, alpha, torch.cat([plain.rgb[0], plain.alpha[:1]]))
+    front = torch.cat([plain.rgb[0], plain.alpha[:1]])
+    vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
+    if autoencoder.loses_hues(vae):
+        rgb = with_colours_of(front, autoencoder.decode_picture(vae, latents[0]), rgb, alpha)
+    rgb, alpha = autoencoder.with_known(rgb, alpha, front)
     aligned = replace(plain, rgb=rgb, alpha=alpha)
     return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
 
 
-STAGE = Stage(name="decode", version=3, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
+STAGE = Stage(name="decode", version=4, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

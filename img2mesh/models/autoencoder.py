@@ -19,6 +19,7 @@ from torch.nn import functional
 from img2mesh.geometry.cameras import VIEW_NAMES, Cameras
 from img2mesh.geometry.views import Views
 from img2mesh.models.checkpoint import load_network
+from img2mesh.models.colours import with_colours_of
 from img2mesh.models.placement import at_work, decoding, plan
 
 FRONT, BACK = VIEW_NAMES.index("front"), VIEW_NAMES.index("back")
@@ -125,9 +126,21 @@ def decode_views(
     else:
         (rgb, alpha), normals = unpack_colour(colour), unpack_normals(normal)
     front = over_white(resize_rgba(front_rgba, cameras.width_px))
+    if loses_hues(network):
+        rgb = with_colours_of(front, rgb[0], rgb, alpha)
     rgb, alpha = with_known(rgb, alpha, front)
     outlines = _outlines(latents["coverage"].float(), alpha) if "coverage" in latents else None
     return Views(cameras=cameras, rgb=rgb, alpha=alpha, normals=normals, outlines=outlines)
+
+
+def loses_hues(network: AutoencoderKL) -> bool:
+    """Whether the autoencoder is a compact one, which has coverage for a fourth channel."""
+    return bool(network.config["out_channels"] == 4)
+
+
+def decode_picture(network: AutoencoderKL, latent: Float[Tensor, "latent h w"]) -> Float[Tensor, "3 height width"]:
+    """Picture over white of one colour latent, unscaled, in [0, 1]."""
+    return (_decode(network, latent[None])[0, :3] / 2 + 0.5).clamp(0, 1)
 
 
 def _outlines(

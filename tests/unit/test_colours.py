@@ -1,0 +1,47 @@
+"""Colours put right by the front's, on pictures whose fault is known."""
+
+import torch
+from torch import Tensor
+
+from img2mesh.models.colours import with_colours_of
+
+SIDE = 48
+GRASS, CLAY, SLATE = (torch.tensor(colour)[:, None, None] for colour in ([0.4, 0.6, 0.2], [0.6, 0.4, 0.3], [0.2, 0.2, 0.7]))
+# What the autoencoder of these tests makes of grass.
+BROWN = torch.tensor([0.6, 0.6, 0.1])[:, None, None]
+
+
+def disc(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """A disc of two colours over white, and its coverage."""
+    places = torch.arange(SIDE) - SIDE / 2 + 0.5
+    alpha = ((places[:, None].square() + places.square()).sqrt() < SIDE / 3).float()
+    colour = torch.where(places < 0, left, right).expand(3, SIDE, SIDE)
+    return colour * alpha + 1 - alpha, alpha
+
+
+def test_lost_hues_come_back_in_all_views_and_others_stay() -> None:
+    front, alpha = disc(GRASS, CLAY)
+    decoded, _ = disc(BROWN, CLAY)
+    views = torch.stack([disc(BROWN, CLAY)[0], disc(CLAY, BROWN)[0], disc(SLATE, BROWN)[0]])
+    true = torch.stack([disc(GRASS, CLAY)[0], disc(CLAY, GRASS)[0], disc(SLATE, GRASS)[0]])
+    made = with_colours_of(torch.cat([front, alpha[None]]), decoded, views, alpha.expand(3, -1, -1))
+    assert float((views - true).abs().max()) > 0.19
+    assert float((made - true).abs().max()) < 0.03
+
+
+def test_the_background_and_its_borders_stay_white() -> None:
+    front, alpha = disc(GRASS, GRASS)
+    decoded, _ = disc(BROWN, BROWN)
+    faint = alpha * 0.1
+    views = (BROWN * faint + 1 - faint)[None]
+    made = with_colours_of(torch.cat([front, alpha[None]]), decoded, views, faint[None])
+    assert torch.equal(made[:, :, alpha == 0], torch.ones_like(made[:, :, alpha == 0]))
+    assert float((made - views).abs().max()) < 0.03
+
+
+def test_a_front_too_thin_for_any_square_changes_nothing() -> None:
+    front, alpha = disc(GRASS, GRASS)
+    thin = torch.zeros_like(alpha)
+    thin[SIDE // 2] = alpha[SIDE // 2]
+    views = disc(BROWN, CLAY)[0][None]
+    assert torch.equal(with_colours_of(torch.cat([front, thin[None]]), views[0], views, alpha[None]), views)
