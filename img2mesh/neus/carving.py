@@ -1,8 +1,8 @@
 """Space that colours and normals rule out: how deep behind the hull true views place what they see.
 
 A hull fills every hollow that no outline shows. Where colours and normals contradict the hull itself and not a place behind it
-(`img2mesh.neus.levels`), the space in between is empty. Of the hull and of what is left of it in each of the ways to tell, the
-solid is taken that the views themselves contradict least.
+(`img2mesh.neus.levels`), the space in between is empty. Where the views contradict each other about the solid that whole pieces
+leave, they are asked about the one that matching leaves, and about the hull.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from img2mesh.geometry.views import Views
 from img2mesh.neus.grid import corner_points, sample, spacing
-from img2mesh.neus.levels import levels, sweep
+from img2mesh.neus.levels import Way, levels, sweep
 from img2mesh.neus.pieces import pieces
 from img2mesh.neus.sight import COVERED, Seen, Sight, answers, box_of, others, pixel_of, seen_in, sight_of
 
@@ -24,16 +24,16 @@ from img2mesh.neus.sight import COVERED, Seen, Sight, answers, box_of, others, p
 _OUTSIDE_VOXELS = 0.05
 # Where a covered pixel would be bare, so much of the start stays before and behind its surface, voxels.
 _KEPT_BEFORE, _KEPT_BEHIND = 0.5, 1.5
-# Less than this behind the hull nothing is carved: about round and thin things a hull is right to less, voxels.
-_GAIN_VOXELS = 1.5
+# Less than this behind the hull nothing is carved, voxels.
+_GAIN_VOXELS = 0.3
 # Steps along a line of sight, voxels.
 _SIGHT_VOXELS = 2.0
 # A view that its neighbours contradict on more than this share of the hull's surface is wrong as a whole.
 _DISTRUSTED = 0.6
 # A point this far behind what a view sees of a solid is hidden from it, voxels.
 _HIDDEN_VOXELS = 2.0
-# A hull that is contradicted less than this is not carved.
-_FINE = 0.01
+# What is contradicted less than this is not put in question; otherwise another solid is taken if it is by this much less so.
+_FINE, _RATHER = 0.01, 0.7
 # A solid's normals are wrong below this cosine; what their share counts beside the share of contradictions.
 _BENT_COSINE, _BENT = 0.7, 0.05
 
@@ -52,16 +52,18 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
     seen, sights = seen_in(views), [sight_of(views, view, start) for view in range(len(views))]
     trusted = _trusted(seen, sights, start)
     judges = {view: sights[view] for view in trusted}
-    blame = _blame(views, seen, judges, {view: sight.first() for view, sight in judges.items()}, start)
+
+    def behind(way: Way) -> tuple[Tensor, float]:
+        placed = {view: _depth_map(way, views, seen, view, trusted, sights[view]) for view in trusted}
+        solid, bare = _behind(views, sights, start, placed)
+        return solid, bare + _blame(views, seen, judges, {view: sight.met(solid) for view, sight in judges.items()}, solid)
+
+    solid, blame = behind("pieces")
     if blame < _FINE:
-        return start
-    best, maps = start, [_depth_maps(views, seen, view, trusted, sights[view]) for view in trusted]
-    for way in zip(*maps, strict=True):
-        solid, bare = _behind(views, sights, start, dict(zip(trusted, way, strict=True)))
-        its = bare + _blame(views, seen, judges, {view: sight.met(solid) for view, sight in judges.items()}, solid)
-        if its < blame:
-            best, blame = solid, its
-    return best
+        return solid
+    hull = start, _blame(views, seen, judges, {view: sight.first() for view, sight in judges.items()}, start)
+    other, its = min(hull, behind("matching"), key=lambda way: way[1])
+    return other if its < _RATHER * blame else solid
 
 
 def _behind(
@@ -166,18 +168,20 @@ def _trusted(seen: Seen, sights: Sequence[Sight], start: Float[Tensor, "z y x"])
     return trusted
 
 
-def _depth_maps(views: Views, seen: Seen, view: int, trusted: Sequence[int], sight: Sight) -> list[tuple[_DepthMap, _DepthMap]]:
-    """In each way to tell: z-depth of a view's surface, and up to which the start is empty; `-inf` where that is not known."""
+def _depth_map(
+    way: Way, views: Views, seen: Seen, view: int, trusted: Sequence[int], sight: Sight
+) -> tuple[_DepthMap, _DepthMap]:
+    """z-depth of a view's surface, and up to which the start is empty; `-inf` where that is not known."""
     covered = views.alpha[view] > COVERED
-    window = box_of(covered) if bool(covered.any()) else (slice(0, 1), slice(0, 1))
+    surface, empty = (torch.full_like(views.alpha[view], -torch.inf) for _ in range(2))
+    if not bool(covered.any()):
+        return surface, empty
+    window = box_of(covered)
     swept = sweep(seen, view, trusted, sight, window)
-    maps = []
-    for level in levels(pieces(views, view).within(window), swept, covered[window]):
-        surface, empty = (torch.full_like(views.alpha[view], -torch.inf) for _ in range(2))
-        surface[window] = swept.first + torch.maximum(level, swept.hull) * swept.voxel
-        empty[window] = torch.where(level > swept.hull + _GAIN_VOXELS, surface[window], -torch.inf)
-        maps.append((surface, empty))
-    return maps
+    level = levels(way, pieces(views, view).within(window), swept, covered[window])
+    surface[window] = swept.first + torch.maximum(level, swept.hull) * swept.voxel
+    empty[window] = torch.where(level > swept.hull + _GAIN_VOXELS, surface[window], -torch.inf)
+    return surface, empty
 
 
 def _clear_sight(start: Tensor, points: Float[Tensor, "points 3"], forward: Float[Tensor, "3"]) -> Bool[Tensor, "points"]:

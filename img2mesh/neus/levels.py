@@ -9,6 +9,7 @@ left open, are ours.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from torch import Tensor
 from img2mesh.neus.matching import NEVER, matched
 from img2mesh.neus.pieces import Pieces
 from img2mesh.neus.sight import Seen, Sight, answers, others
+
+Way = Literal["pieces", "matching"]
 
 # A difference of contradictions from which a pixel tells which of two places is right.
 _TELLING = 0.4
@@ -90,13 +93,14 @@ def sweep(seen: Seen, view: int, trusted: Sequence[int], sight: Sight, window: t
     return Swept(first=float(sight.depths[0]), voxel=float(sight.depths[1] - sight.depths[0]), hull=hull, cost=cost)
 
 
-def levels(whole: Pieces, swept: Swept, covered: Bool[Tensor, "height width"]) -> list[Float[Tensor, "height width"]]:
-    """Where a view's surface may lie, by whole pieces and by matching; `-inf` where nothing is known.
+def levels(way: Way, whole: Pieces, swept: Swept, covered: Bool[Tensor, "height width"]) -> Float[Tensor, "height width"]:
+    """Where a view's surface lies, by whole pieces or by matching; `-inf` where nothing is known.
 
     A piece as a whole is seldom wrong, but takes two surfaces of one colour and one normal for one. Matching parts them, and
     may part one that others hide in places.
     """
-    return [_joined(way(whole, swept), whole, covered, swept.voxel) for way in (_by_pieces, _matched)]
+    level = _by_pieces(whole, swept) if way == "pieces" else _matched(whole, swept)
+    return _joined(level, whole, covered, swept.voxel)
 
 
 def _by_pieces(whole: Pieces, swept: Swept) -> Float[Tensor, "height width"]:
