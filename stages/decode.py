@@ -35,8 +35,8 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     latents = codec.get_tensors(store, inputs.source.latents)["colour"].float()
     rgb, alpha = decoder.decode_views(network, latents, plain, depth)
     front = torch.cat([plain.rgb[0], plain.alpha[:1]])
-    vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
-    if autoencoder.loses_hues(vae):
+    if autoencoder.loses_hues(network.decoder.conv_out.out_channels):
+        vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
         rgb = with_colours_of(front, autoencoder.decode_picture(vae, latents[0]), rgb, alpha)
     rgb, alpha = autoencoder.with_known(rgb, alpha, front)
     aligned = replace(plain, rgb=rgb, alpha=alpha)

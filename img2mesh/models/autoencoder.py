@@ -126,16 +126,16 @@ def decode_views(
     else:
         (rgb, alpha), normals = unpack_colour(colour), unpack_normals(normal)
     front = over_white(resize_rgba(front_rgba, cameras.width_px))
-    if loses_hues(network):
+    if loses_hues(colour.shape[1]):
         rgb = with_colours_of(front, rgb[0], rgb, alpha)
     rgb, alpha = with_known(rgb, alpha, front)
     outlines = _outlines(latents["coverage"].float(), alpha) if "coverage" in latents else None
     return Views(cameras=cameras, rgb=rgb, alpha=alpha, normals=normals, outlines=outlines)
 
 
-def loses_hues(network: AutoencoderKL) -> bool:
-    """Whether the autoencoder is a compact one, which has coverage for a fourth channel."""
-    return bool(network.config["out_channels"] == 4)
+def loses_hues(channels: int) -> bool:
+    """Whether pictures of so many channels come from a compact network, which has coverage for a fourth one."""
+    return channels == 4
 
 
 def decode_picture(network: AutoencoderKL, latent: Float[Tensor, "latent h w"]) -> Float[Tensor, "3 height width"]:
