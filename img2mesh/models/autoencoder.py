@@ -140,7 +140,7 @@ def loses_hues(channels: int) -> bool:
 
 def decode_picture(network: AutoencoderKL, latent: Float[Tensor, "latent h w"]) -> Float[Tensor, "3 height width"]:
     """Picture over white of one colour latent, unscaled, in [0, 1]."""
-    return (_decode(network, latent[None])[0, :3] / 2 + 0.5).clamp(0, 1)
+    return unpack_colour(_decode(network, latent[None]))[0][0]
 
 
 def _outlines(

@@ -54,6 +54,7 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
     judges = {view: sights[view] for view in trusted}
 
     def behind(way: Way) -> tuple[Tensor, float]:
+        """The solid that one way leaves, and what speaks against it."""
         placed = {view: _depth_map(way, views, seen, view, trusted, sights[view]) for view in trusted}
         solid, bare = _behind(views, sights, start, placed)
         return solid, bare + _blame(views, seen, judges, {view: sight.met(solid) for view, sight in judges.items()}, solid)
@@ -99,7 +100,7 @@ def _blame(
     wrong = judged = bent = shown = 0
     for view, sight in sights.items():
         hit = met[view] >= 0
-        points, here = sight.at(met[view])[hit], (sight.row * views.cameras.width_px + sight.column)[hit]
+        points, here = sight.at(met[view])[hit], sight.pixel[hit]
         facing = (_normals(field, points) * seen.normals[view, here]).sum(-1)
         bent, shown = bent + int((facing < _BENT_COSINE).sum()), shown + len(points)
         for other in others(seen.cameras, view, sights):
@@ -153,7 +154,7 @@ def _trusted(seen: Seen, sights: Sequence[Sight], start: Float[Tensor, "z y x"])
     blame = torch.full((len(sights), len(sights)), torch.nan)
     for view, sight in enumerate(sights):
         first = sight.first()
-        points, pixel = sight.at(first)[first >= 0], (sight.row * seen.cameras.width_px + sight.column)[first >= 0]
+        points, pixel = sight.at(first)[first >= 0], sight.pixel[first >= 0]
         for other in others(seen.cameras, view, range(len(sights))):
             against, asked = answers(seen, view, other, points, pixel)
             clear = _clear_sight(start, points, seen.cameras.world_from_camera[other, :3, 2])

@@ -92,11 +92,12 @@ def fit(views: Views, config: FitConfig, *, seed: int, keep: Path | None = None)
     if len(config.resolutions) != len(config.max_steps):
         raise InputError(f"expected one max_steps for each of {len(config.resolutions)} resolutions: {config.max_steps}")
     views = _owned(views)
-    if config.carve:
+    carve = config.carve and bool(views.normals.any())
+    if carve:
         views = without_false_holes(views)
     generator = torch.Generator().manual_seed(seed)
     hull = build_hull(views.cameras, views.alpha, slack_px=config.hull_slack_px)
-    space = _carved(views, hull) if config.carve and bool(views.normals.any()) else None
+    space = _carved(views, hull) if carve else None
     record = Record.of(keep, views, config, seed)
     found = record.read(generator, views.rgb.device)
     change = found.change if found else None

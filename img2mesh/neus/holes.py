@@ -72,7 +72,7 @@ def _false_holes(
         sight = sight_of(closed, view, hull)
         first, number = sight.first(), holes[view, sight.row, sight.column]
         asking = (number > 0) & (first >= 0)
-        points, here = sight.at(first)[asking], (sight.row * views.cameras.width_px + sight.column)[asking]
+        points, here = sight.at(first)[asking], sight.pixel[asking]
         for other in others(views.cameras, view, range(len(views))):
             against, asked = answers(seen, view, other, points, here)
             there, _, inside = pixel_of(views.cameras[[other]], points)

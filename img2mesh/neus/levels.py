@@ -70,7 +70,7 @@ def sweep(seen: Seen, view: int, trusted: Sequence[int], sight: Sight, window: t
     rows, columns = window
     size = (len(sight.depths), rows.stop - rows.start, columns.stop - columns.start)
     level, number, points = sight.places()
-    here = (sight.row * seen.cameras.width_px + sight.column)[number]
+    here = sight.pixel[number]
     at = (sight.row - rows.start, sight.column - columns.start)
     row, column = (index[number] for index in at)
     inside = torch.zeros(size, dtype=torch.bool)

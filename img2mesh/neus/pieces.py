@@ -16,13 +16,12 @@ from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from img2mesh.geometry.views import Views
+from img2mesh.neus.sight import COVERED
 
 # Neighbouring pixels of one piece differ by less than this in each channel of colour, and in each component of the normal.
 _COLOUR, _NORMAL = 0.05, 0.1
 # Normals of surfaces seen at less than this cosine tell too little about their depth.
 _STEEP_COSINE = 0.35
-# Pixels that are covered less than this show two things at once.
-_COVERED = 0.95
 # Keeps the mean depth of each piece determined.
 _TIE = 1e-6
 # From a pixel to the next row, and to the next column.
@@ -91,7 +90,7 @@ def pieces(views: Views, view: int) -> Pieces:
     values = torch.cat([views.rgb[view] / _COLOUR, views.normals[view] / _NORMAL])
     forward = views.cameras.world_from_camera[view, :3, 2]
     faced = torch.einsum("j,jhw->hw", forward, views.normals[view]) < -_STEEP_COSINE
-    usable = faced & (views.alpha[view] > _COVERED)
+    usable = faced & (views.alpha[view] > COVERED)
     numbers = torch.arange(usable.numel()).reshape(usable.shape)
     ends, steps = [], []
     for (here, after), slope in zip(map(_pairs, _AHEAD), slopes, strict=True):

@@ -68,6 +68,7 @@ class Sight:
     Attributes:
         row: Of each pixel.
         column: Of each pixel.
+        pixel: Flat index of each pixel.
         origins: Of each pixel's ray, world.
         directions: Of each pixel's ray, of length 1 in z-depth.
         depths: z-depths, a voxel apart; their numbers are levels.
@@ -77,6 +78,7 @@ class Sight:
 
     row: Int[Tensor, "pixels"]
     column: Int[Tensor, "pixels"]
+    pixel: Int[Tensor, "pixels"]
     origins: Float[Tensor, "pixels 3"]
     directions: Float[Tensor, "pixels 3"]
     depths: Float[Tensor, "depth"]
@@ -115,7 +117,16 @@ def sight_of(views: Views, view: int, start: Float[Tensor, "z y x"]) -> Sight:
     entry = inner.byte().argmax(0)
     before, after = values[(entry - 1).clamp(min=0), pixels], values[entry, pixels]
     hull = entry + (after / (before - after)).clamp(-1, 0).nan_to_num()
-    return Sight(row=row, column=column, origins=origins, directions=directions, depths=depths, inner=inner, hull=hull)
+    return Sight(
+        row=row,
+        column=column,
+        pixel=row * views.cameras.width_px + column,
+        origins=origins,
+        directions=directions,
+        depths=depths,
+        inner=inner,
+        hull=hull,
+    )
 
 
 def _depths(cameras: Cameras, view: int, start: Float[Tensor, "z y x"]) -> Float[Tensor, "depth"]:
