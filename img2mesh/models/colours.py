@@ -1,7 +1,8 @@
-"""Colours that the autoencoder gets wrong, put right by the one view whose colours are known.
+"""Colours that small networks get wrong, put right by the one view whose colours are known.
 
 A small autoencoder keeps lightness and loses some hues: grass comes back brown. It does so alike in all views of an object, and
-of the front both are known: the picture, and what becomes of it.
+of the front both are known: the picture, and what becomes of it. A small generator, where it is unsure, paints the mean of all
+objects, which is wood; of the front it is known what colours there are, and how high.
 """
 
 import torch
@@ -18,6 +19,12 @@ _DOUBT = 3.0
 # Pixels covered more than this show the object alone; of those covered less than that its colour cannot be told.
 _COVERED, _FAINT = 0.95, 0.1
 _CHUNK = 4096
+# A generated colour is one of those that the front has up to so far above and below; it tells by how much it may be wrong.
+_REACH_PX, _UNSURE = 6, 0.15
+# This share of what the front has at a height speaks for a colour as much as the generator does.
+_LITTLE = 0.02
+# How many times steeper an outline is than the generator's coverage, which is a mean over the outlines that may be.
+_STEEPER = 8.0
 
 
 def with_colours_of(
@@ -42,10 +49,58 @@ def with_colours_of(
     image, covered = rgb.movedim(1, -1).clone(), alpha > _FAINT
     found, share = image[covered], alpha[covered][:, None]
     # Of what is covered in part only the object's own colour changes, not the white behind it.
-    own = ((found - 1 + share) / share).clamp(0, 1)
-    change = torch.cat([_mean_change(part, colours, changes) for part in own.split(_CHUNK)])
+    change = torch.cat([_mean_change(part, colours, changes) for part in _own(found, share).split(_CHUNK)])
     image[covered] = (found + change * share).clamp(0, 1)
     return image.movedim(-1, 1)
+
+
+def decided(
+    front: Float[Tensor, "4 height width"],
+    rgb: Float[Tensor, "view 3 height width"],
+    alpha: Float[Tensor, "view height width"],
+    outlines: Float[Tensor, "view height width"],
+) -> Float[Tensor, "view 3 height width"]:
+    """Generated views within given outlines, in colours that the front has.
+
+    Around an upright axis and through parallel rays a point has the same height in all views. So each colour becomes the mean
+    of those that the front has near its height, by how likely it is one of them; what is like none stays.
+
+    Args:
+        front: The picture and its coverage, over white, in [0, 1].
+        rgb: The generated views, over white, in [0, 1].
+        alpha: Their coverage as generated.
+        outlines: Their coverage from now on.
+
+    Source: a posterior mean, with the front's colours for prior and normal errors of the generator.
+    """
+    own = _own(rgb.movedim(1, -1), alpha[..., None])
+    for row in range(own.shape[1]):
+        near = slice(max(0, row - _REACH_PX), row + _REACH_PX + 1)
+        known = front[:3, near, :][:, front[3, near] > _COVERED].T
+        painted = outlines[:, row] > 0
+        if len(known) and painted.any():
+            own[:, row][painted] = _likeliest(own[:, row][painted], alpha[:, row][painted][:, None], known)
+    return (own * outlines[..., None] + 1 - outlines[..., None]).movedim(-1, 1)
+
+
+def steepened(alpha: Float[Tensor, "view height width"]) -> Float[Tensor, "view height width"]:
+    """Outlines out of generated coverage, which is a mean over all the outlines that may be."""
+    return ((alpha - 0.5) * _STEEPER + 0.5).clamp(0, 1)
+
+
+def _own(found: Float[Tensor, "*pixels 3"], share: Float[Tensor, "*pixels 1"]) -> Float[Tensor, "*pixels 3"]:
+    """The colours of what covers pixels by a share, without the white behind it."""
+    return ((found - 1 + share) / share.clamp(min=_FAINT)).clamp(0, 1)
+
+
+def _likeliest(
+    found: Float[Tensor, "pixels 3"], share: Float[Tensor, "pixels 1"], known: Float[Tensor, "colours 3"]
+) -> Float[Tensor, "pixels 3"]:
+    """The mean of known colours. One found by a share tells less: its error is divided by the share, which has its own."""
+    told = share.square()
+    likely = torch.exp(-(torch.cdist(found, known) * told / _UNSURE).square() / 2) / len(known)
+    kept = _LITTLE * told
+    return (likely @ known + kept * found) / (likely.sum(1, keepdim=True) + kept)
 
 
 def _pairs(

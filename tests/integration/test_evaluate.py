@@ -58,7 +58,7 @@ def test_true_views_agree_best_and_decoders_are_compared_on_the_same_latents(vie
     options = ("--latents", "encoded", "--preset", "tiny", "--count", "1", "--depth", "coarse,truth", "--radius", "0.1,0.5")
     [comparison] = evaluate("decoder", str(views), *options, out=tmp_path)["comparisons"]
     guided = [f"guided, r {radius}, {depth} depth" for depth in ("coarse", "truth") for radius in (0.1, 0.5)]
-    assert list(comparison["scores"]) == [*guided, "plain", "plain, front carried by true depth", "true views"]
+    assert list(comparison["scores"]) == [*guided, "plain", "plain, front carried by true depth", "delivered", "true views"]
     assert len({rows[0]["psnr_db"] for name, rows in comparison["scores"].items() if name in guided}) == 4
     errors = {name: rows[0]["reprojection"] for name, rows in comparison["scores"].items() if "carried" not in name}
     assert min(errors, key=lambda name: errors[name]) == "true views"

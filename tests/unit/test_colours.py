@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from img2mesh.models.colours import with_colours_of
+from img2mesh.models.colours import decided, steepened, with_colours_of
 
 SIDE = 48
 GRASS, CLAY, SLATE = (torch.tensor(colour)[:, None, None] for colour in ([0.4, 0.6, 0.2], [0.6, 0.4, 0.3], [0.2, 0.2, 0.7]))
@@ -45,3 +45,38 @@ def test_a_front_too_thin_for_any_square_changes_nothing() -> None:
     thin[SIDE // 2] = alpha[SIDE // 2]
     views = disc(BROWN, CLAY)[0][None]
     assert torch.equal(with_colours_of(torch.cat([front, thin[None]]), views[0], views, alpha[None]), views)
+
+
+def halves(above: Tensor, below: Tensor) -> Tensor:
+    """A picture of two colours, one above the other, covered everywhere."""
+    return torch.cat([above.expand(3, SIDE // 2, SIDE), below.expand(3, SIDE // 2, SIDE)], dim=1)
+
+
+def test_a_generated_colour_becomes_the_one_that_the_front_has_at_its_height() -> None:
+    front = torch.cat([halves(GRASS, SLATE), torch.ones(1, SIDE, SIDE)])
+    unsure = ((GRASS + SLATE) / 2).expand(3, SIDE, SIDE)
+    views, covered = torch.stack([unsure, halves(GRASS, SLATE)]), torch.ones(2, SIDE, SIDE)
+    made = decided(front, views, covered, covered)
+    rows = torch.arange(SIDE)
+    far = (rows - SIDE / 2 + 0.5).abs() > 7
+    assert float((made - front[:3])[:, :, far].abs().max()) < 0.05
+
+
+def test_a_colour_that_the_front_lacks_stays_where_the_generator_is_sure() -> None:
+    front = torch.cat([GRASS.expand(3, SIDE, SIDE), torch.ones(1, SIDE, SIDE)])
+    red = torch.tensor([0.9, 0.1, 0.1])[:, None, None].expand(1, 3, SIDE, SIDE)
+    sure = torch.ones(1, SIDE, SIDE)
+    assert float((decided(front, red, sure, sure) - red).abs().max()) < 0.02
+    faint = sure * 0.2
+    made = decided(front, red * faint + 1 - faint, faint, sure)
+    assert float((made - front[:3]).abs().max()) < 0.1
+
+
+def test_outside_the_outlines_everything_is_white_and_outlines_are_steep() -> None:
+    front = torch.cat([GRASS.expand(3, SIDE, SIDE), torch.ones(1, SIDE, SIDE)])
+    alpha = torch.linspace(0, 1, SIDE).expand(1, SIDE, SIDE)
+    outlines = steepened(alpha)
+    made = decided(front, (GRASS * alpha + 1 - alpha)[None], alpha, outlines)
+    assert torch.equal(made[outlines.expand(3, -1, -1)[None] == 0], torch.ones(int((outlines == 0).sum()) * 3))
+    assert int(((outlines > 0) & (outlines < 1))[0, 0].sum()) <= SIDE // 8 + 1
+    assert torch.equal(outlines >= 0.5, alpha >= 0.5)
