@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -171,6 +172,8 @@ def submit(
         lods=split_lods(lods),
         remesh=remesh and remesh.value,
     )
+    # Whoever ends a service or a session sends this one.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _quiet_stdout():
             report = _run(request, launch=launch)

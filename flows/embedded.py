@@ -143,8 +143,15 @@ def _server(home: Path) -> Iterator[tuple[str, Callable[[], None]]]:
         environment["PREFECT__SERVER_EPHEMERAL"] = "1"
         environment["PREFECT__SERVER_FINAL"] = "1"
         command = [sys.executable, "-m", "flows.embedded", str(listener.fileno()), str(os.getpid())]
+        # In a session of its own: a signal to the process group ends the submit, which still has this server to tell of it.
         with subprocess.Popen(
-            command, env=environment, pass_fds=(listener.fileno(),), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command,
+            env=environment,
+            pass_fds=(listener.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         ) as server:
             listener.close()
             try:

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -122,13 +123,20 @@ def servers_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_one_line_and_the_next_submit_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [(os.kill, signal.SIGINT), (os.killpg, signal.SIGINT), (os.killpg, signal.SIGTERM)],
+    ids=["kill -INT", "Ctrl-C", "systemctl stop"],
+)
+def test_an_interruption_is_one_line_and_the_next_submit_goes_on(
+    tmp_path: Path, send: Callable[[int, int], None], number: signal.Signals
+) -> None:
     inbox(tmp_path)
     log = tmp_path / "log"
     process = start("submit", "in", "--json", cwd=tmp_path, settings={"SMALL_LOG": str(log), "SMALL_DELAY_S": "1"})
     while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 3):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    send(process.pid, number)
     ended = wait(process)
     assert (ended.code, ended.out) == (130, "")
     assert ended.err.splitlines()[-1].startswith("img2mesh: interrupted; finished stages are kept")
