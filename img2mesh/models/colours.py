@@ -19,10 +19,10 @@ _DOUBT = 3.0
 # Pixels covered more than this show the object alone; of those covered less than that its colour cannot be told.
 _COVERED, _FAINT = 0.95, 0.1
 _CHUNK = 4096
-# A generated colour is one of those that the front has up to so far above and below; it tells by how much it may be wrong.
-_REACH_PX, _UNSURE = 6, 0.15
+# A generated colour is one of those that the front has up to so far above and below, give or take so much.
+_REACH_PX, _UNSURE = 1, 0.3
 # This share of what the front has at a height speaks for a colour as much as the generator does.
-_LITTLE = 0.02
+_LITTLE = 0.05
 # How many times steeper an outline is than the generator's coverage, which is a mean over the outlines that may be.
 _STEEPER = 8.0
 
@@ -63,7 +63,7 @@ def decided(
     """Generated views within given outlines, in colours that the front has.
 
     Around an upright axis and through parallel rays a point has the same height in all views. So each colour becomes the mean
-    of those that the front has near its height, by how likely it is one of them; what is like none stays.
+    of those that the front has at its height, by how likely it is one of them; what is like none stays.
 
     Args:
         front: The picture and its coverage, over white, in [0, 1].
@@ -100,7 +100,9 @@ def _likeliest(
     told = share.square()
     likely = torch.exp(-(torch.cdist(found, known) * told / _UNSURE).square() / 2) / len(known)
     kept = _LITTLE * told
-    return (likely @ known + kept * found) / (likely.sum(1, keepdim=True) + kept)
+    meant = (likely @ known + kept * found) / (likely.sum(1, keepdim=True) + kept)
+    # Light and shade are another matter than hues: there a generator that is sure counts as much as the front.
+    return (meant + told / 2 * (found - meant).mean(1, keepdim=True)).clamp(0, 1)
 
 
 def _pairs(
