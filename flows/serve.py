@@ -86,11 +86,7 @@ def _child(arguments: list[str], environment: Mapping[str, str]) -> Iterator["su
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """A polite termination ends like Ctrl-C, which also works where a shell started this in the background and ignores it."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
+import torch
 
 from flows.reconstruct import stages_of
 from img2mesh import codec, presets
@@ -23,11 +24,15 @@ PICTURE = ROOT / "examples" / "images" / "armchair.png"
 
 @cache
 def walked(run: int) -> tuple[Store, tuple[Model, ...]]:
-    """Every manifest of one run in a store of its own."""
-    store = open_store(mkdtemp(prefix=f"golden{run}-"))
+    """Every manifest of one run in a store of its own, by one thread: a thin leg hangs on or not by the order of sums."""
+    store, threads = open_store(mkdtemp(prefix=f"golden{run}-")), torch.get_num_threads()
     manifests: list[Model] = [SourceImage(name="armchair", image=store.put_blob(PICTURE.read_bytes(), "image/png"))]
-    for stage, params in stages_of(presets.tiny(), seed=0, formats=("glb",)):
-        manifests.append(stage(manifests[-1], params, store))
+    torch.set_num_threads(1)
+    try:
+        for stage, params in stages_of(presets.tiny(), seed=0, formats=("glb",)):
+            manifests.append(stage(manifests[-1], params, store))
+    finally:
+        torch.set_num_threads(threads)
     return store, tuple(manifests)
 
 
@@ -55,9 +60,8 @@ def numbers() -> dict[str, float]:
 def test_the_numbers_are_the_golden_ones() -> None:
     found, golden = numbers(), json.loads(GOLDEN.read_text())
     assert found.keys() == golden.keys()
-    # Another processor sums in another order, and the fit amplifies that a little: a leg may hang on or stand by itself.
-    near = {"components": 1.0}
-    assert [n for n in golden if not math.isclose(found[n], golden[n], rel_tol=0.05, abs_tol=near.get(n, 1e-3))] == []
+    # Another processor sums in another order, and the fit amplifies that a little.
+    assert [n for n in golden if not math.isclose(found[n], golden[n], rel_tol=0.05, abs_tol=1e-3)] == []
 
 
 @pytest.mark.slow
