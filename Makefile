@@ -23,7 +23,7 @@ OBJECTS ?= objects
 VIEWS ?= views
 STEPS ?= 1000
 # The first is the one that is defended.
-VARIANTS := ours plain no-depth-noise independent-noise full-epipolar no-epipolar
+VARIANTS := ours plain structured-noise no-depth-noise independent-noise full-epipolar no-epipolar nothing-hidden
 RESULTS := docs/results
 
 .PHONY: help

@@ -35,7 +35,7 @@ def naive(layer: DepthTruncatedEpipolarAttention, features: Tensor, depth: Tenso
     offsets = sample_offsets(layer.samples, layer.radius).to(depth)
     gathered = []
     for view in range(VIEWS):
-        grid = epipolar_grid(cameras, view, depth[view], offsets).flatten(2, 3).to(features)
+        grid = epipolar_grid(cameras, view, depth, offsets).flatten(2, 3).to(features)
         sources = torch.cat([told[view + 1 :], told[:view]])
         seen = functional.grid_sample(sources, grid, align_corners=False)
         gathered.append(seen.permute(3, 2, 0, 1).flatten(2))

@@ -102,6 +102,9 @@ def decoder(
     variant: Annotated[
         str, typer.Option(help="The compact decoder itself (ours), or a row of the ablation: docs/evaluation.md.")
     ] = "ours",
+    fits: Annotated[
+        int, typer.Option(min=0, help="Fronts to train on, with coarse fits that are kept in VIEWS; 0: all, with true depth.")
+    ] = 112,
 ) -> None:
     """Train the depth-guided decoder: the compact one, or the published one at full size on one to eight GPUs."""
     from img2mesh.training.decoder import VARIANTS, compact, full_size, train_decoder
@@ -111,7 +114,7 @@ def decoder(
             raise InputError("the compact decoder is trained on rendered VIEWS with --vae WEIGHTS")
         if variant not in VARIANTS:
             raise InputError(f"unknown --variant {variant!r}: choose of {', '.join(VARIANTS)}")
-        config = compact(steps=steps or 400, seed=seed, variant=variant, precision=_precision(precision))
+        config = compact(steps=steps or 400, seed=seed, variant=variant, fits=fits, precision=_precision(precision))
         _finish(train_decoder(views, vae, out, config, device=_device()))
         return
     if (views is None) == (objects is None):

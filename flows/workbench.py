@@ -58,25 +58,22 @@ class Workbench:
 
     def encoded(self, sample: "Sample", prepared: PreparedImage) -> MultiviewLatents:
         """Latents of the true views, in the place of generated ones."""
-        import torch
-
         from img2mesh import codec
         from img2mesh.geometry.cameras import orbit
-        from img2mesh.models.autoencoder import load, pack_colour, pack_normals
+        from img2mesh.models.autoencoder import encode_views, load
 
         network = load(self.preset.autoencoder.name, self.preset.autoencoder.sha256)
-        with torch.no_grad():
-            packed = {"colour": pack_colour(sample.rgb, sample.alpha), "normal": pack_normals(sample.normals, sample.alpha)}
-            latents = {
-                name: network.encode(images.to(network.device)).latent_dist.mode().half().cpu()
-                for name, images in packed.items()
-            }
+        latents = encode_views(network, sample.rgb, sample.alpha, sample.normals)
         cameras = codec.specs_from_cameras(orbit(size_px=sample.rgb.shape[-1]))
         return MultiviewLatents(source=prepared, latents=codec.put_tensors(self.store, latents), cameras=cameras)
 
-    def coarse(self, latents: MultiviewLatents) -> CoarseGeometry:
-        """Plainly decoded views and the depth of the coarse surface."""
-        return CoarseGeometry.model_validate(self._run("coarse_neus", latents))
+    def coarse(self, latents: MultiviewLatents, *, true: bool = False) -> CoarseGeometry:
+        """Plainly decoded views and the depth of the coarse surface; `true` for latents of views that do not contradict."""
+        from img2mesh.presets import true_views
+
+        resolution = self.preset.coarse_neus.resolutions[-1]
+        more = {"fit": true_views(len(latents.cameras), resolution)} if true else {}
+        return CoarseGeometry.model_validate(self._run("coarse_neus", latents, **more))
 
     def decode(self, coarse: CoarseGeometry) -> AlignedViews:
         """The depth-guided decode."""
@@ -111,15 +108,14 @@ class Workbench:
 
         from img2mesh import codec
         from img2mesh.evaluation.views import Pictures
-        from img2mesh.models.autoencoder import decode_views
+        from img2mesh.models.autoencoder import decode_views, load
 
         front = torch.from_numpy(codec.get_rgba(self.store, latents.source.image).copy()).movedim(-1, 0).float() / 255
         views = decode_views(
             codec.get_tensors(self.store, latents.latents),
             codec.cameras_from_specs(latents.cameras),
             front,
-            name=self.preset.autoencoder.name,
-            sha256=self.preset.autoencoder.sha256,
+            load(self.preset.autoencoder.name, self.preset.autoencoder.sha256),
         )
         return Pictures(rgb=views.rgb, alpha=views.alpha)
 

@@ -18,16 +18,17 @@ GENERATED = LossWeights(smoothness=3.0, normal=0.5, front_mask=8.0)
 PUBLISHED = LossWeights(smoothness=1.0, normal=1.0, front_mask=8.0)
 
 
-def true_views(count: int) -> FitConfig:
+def true_views(count: int, resolution: int = 192) -> FitConfig:
     """How surfaces are fitted to views that are true: photographs or renders, not generated.
 
     Every mask counts as much as the front's, detail is not smoothed away, and where views contradict, nothing is.
 
     Args:
         count: Number of views.
+        resolution: Corners along each side of the grid.
     """
     return FitConfig(
-        resolutions=(192,),
+        resolutions=(resolution,),
         # What carving leaves is a voxel off at most; more steps gain little.
         max_steps=(40,),
         steps_per_band=20,

@@ -25,7 +25,7 @@ def run(inputs: MultiviewLatents, params: Params, store: Store) -> CoarseGeometr
     import torch
 
     from img2mesh import codec
-    from img2mesh.models.autoencoder import decode_views
+    from img2mesh.models.autoencoder import decode_views, load
     from img2mesh.neus.fit import fit
 
     front = torch.from_numpy(codec.get_rgba(store, inputs.source.image).copy()).permute(2, 0, 1).float() / 255
@@ -33,8 +33,7 @@ def run(inputs: MultiviewLatents, params: Params, store: Store) -> CoarseGeometr
         codec.get_tensors(store, inputs.latents),
         codec.cameras_from_specs(inputs.cameras),
         front,
-        name=params.weights.name,
-        sha256=params.weights.sha256,
+        load(params.weights.name, params.weights.sha256),
     )
     depth, confidence = fit(views, params.fit, seed=params.seed).render_depth(views.cameras)
     return CoarseGeometry(
@@ -44,7 +43,7 @@ def run(inputs: MultiviewLatents, params: Params, store: Store) -> CoarseGeometr
     )
 
 
-STAGE = Stage(name="coarse_neus", version=6, inputs=MultiviewLatents, params=Params, outputs=CoarseGeometry, run=run)
+STAGE = Stage(name="coarse_neus", version=7, inputs=MultiviewLatents, params=Params, outputs=CoarseGeometry, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

@@ -48,7 +48,7 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
 
 
-STAGE = Stage(name="decode", version=6, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
+STAGE = Stage(name="decode", version=7, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

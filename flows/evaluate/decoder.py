@@ -153,7 +153,7 @@ def _scene(bench: "Workbench", sample: "Sample", name: str, *, source: str) -> "
 
     prepared = bench.prepared(straight(sample), name)
     manifest = bench.encoded(sample, prepared) if source == "encoded" else bench.multiview(prepared)
-    coarse = bench.coarse(manifest)
+    coarse = bench.coarse(manifest, true=source == "encoded")
     fitted = codec.get_tensors(bench.store, coarse.depth)["depth"]
     scene = Scene(
         truth=sample,
@@ -211,7 +211,7 @@ def _add_decoder_rows(rows: "Rows", decoded: "dict[str, Pictures]", scene: "Scen
     best = agreement(truth, scene, judges)
     if scene.geometry is not scene.truth.depth:
         # The coarse fit to generated views is not the geometry of the true ones.
-        del best["reprojection"]
+        best = {name: score for name, score in best.items() if "reprojection" not in name}
     rows.setdefault("true views", []).append(best)
 
 
@@ -225,8 +225,8 @@ def _decoder_results(
     from img2mesh.evaluation.report import Comparison
 
     notes = [
-        "PSNR, SSIM, LPIPS and silhouette IoU: the five views that are not the front.",
-        "front_psnr_db: the front, which is known.",
+        "All columns but those that begin with front: the five views that are not the front.",
+        "front_psnr_db: the front, which is known; front_reprojection: how well its neighbours agree with it.",
         "delivered: what the stage hands on, with what the front picture settles; the others are the networks alone.",
         "reprojection: mean difference of colour at points that two neighbouring views see.",
         "Those points are the true geometry's for encoded latents, the coarse fit's for generated ones.",

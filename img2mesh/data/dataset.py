@@ -78,19 +78,23 @@ class RenderedObjects:
 
     def load(self, item: int) -> Sample:
         """One front's six views."""
-        path, front = self.items[item]
-        with safe_open(path, "pt") as file:
-            rgba = file.get_slice("rgba")[front].float() / 255
-            normals = file.get_slice("normal")[front].float() / 127.5 - 1
-            depth = file.get_slice("depth")[front].float()
-        alpha = rgba[..., 3]
-        rgb = rgba[..., :3] * alpha[..., None] + (1 - alpha[..., None])
-        return Sample(
-            rgb=rgb.movedim(-1, 1),
-            alpha=alpha,
-            normals=(normals * alpha[..., None]).movedim(-1, 1),
-            depth=depth,
-        )
+        return read_sample(*self.items[item])
+
+
+def read_sample(path: Path, front: int) -> Sample:
+    """The six views of one of an object's fronts."""
+    with safe_open(path, "pt") as file:
+        rgba = file.get_slice("rgba")[front].float() / 255
+        normals = file.get_slice("normal")[front].float() / 127.5 - 1
+        depth = file.get_slice("depth")[front].float()
+    alpha = rgba[..., 3]
+    rgb = rgba[..., :3] * alpha[..., None] + (1 - alpha[..., None])
+    return Sample(
+        rgb=rgb.movedim(-1, 1),
+        alpha=alpha,
+        normals=(normals * alpha[..., None]).movedim(-1, 1),
+        depth=depth,
+    )
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:

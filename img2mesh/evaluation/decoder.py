@@ -83,7 +83,7 @@ def decode_plain(autoencoder: Any, scene: Scene) -> Pictures:
 
 
 def decoder_scores(pictures: Pictures, scene: Scene, judges: Judges) -> dict[str, float]:
-    """`picture_scores` of the unseen views, PSNR of the front by itself, and `agreement` of all six."""
+    """`picture_scores` of the unseen views, PSNR of the front by itself, and `agreement`."""
     return {
         **picture_scores(pictures, scene.truth, judges.lpips),
         "front_psnr_db": psnr(pictures.rgb[0], scene.truth.rgb[0]),
@@ -92,13 +92,18 @@ def decoder_scores(pictures: Pictures, scene: Scene, judges: Judges) -> dict[str
 
 
 def agreement(pictures: Pictures, scene: Scene, judges: Judges) -> dict[str, float]:
-    """How well neighbouring views agree.
+    """How well neighbours among the five unseen views agree, and by itself how well they agree with the front.
 
-    `reprojection` is the mean difference of colour at surface points that two neighbours see; `<matcher>_matches` the matches a
-    pair of neighbours, `<matcher>_true` those of them on the epipolar line, since a matcher is also pleased by what is alike.
+    `reprojection` is the mean difference of colour at surface points that two neighbours see, `front_reprojection` that of the
+    front and its two neighbours; `<matcher>_matches` the matches a pair of neighbours, `<matcher>_true` those of them on the
+    epipolar line, since a matcher is also pleased by what is alike.
     """
-    pairs = neighbours(len(pictures.rgb))
-    scores = {"reprojection": reprojection_error(pictures.rgb, scene.geometry, scene.cameras, pairs)}
+    everyone = neighbours(len(pictures.rgb))
+    pairs, of_front = [pair for pair in everyone if 0 not in pair], [pair for pair in everyone if 0 in pair]
+    scores = {
+        name: reprojection_error(pictures.rgb, scene.geometry, scene.cameras, those)
+        for name, those in (("reprojection", pairs), ("front_reprojection", of_front))
+    }
     for name, match in judges.matchers.items():
         found, true = count_matches(pictures.rgb, scene.cameras, pairs, match)
         scores |= {f"{name}_matches": found, f"{name}_true": true}

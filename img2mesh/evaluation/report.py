@@ -9,7 +9,7 @@ from typing import Any
 from img2mesh.metrics.statistics import Estimate, estimates, paired
 
 # Digits after the point by the beginning of a column's name; three otherwise.
-_DIGITS = {"psnr": 2, "front_psnr": 2, "sift": 1, "xfeat": 1, "chamfer": 4, "reprojection": 4}
+_DIGITS = {"psnr": 2, "front_psnr": 2, "sift": 1, "xfeat": 1, "chamfer": 4, "reprojection": 4, "front_reprojection": 4}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,11 @@ from torch.nn import functional
 
 from img2mesh.geometry.cameras import Cameras, pixel_centres, project, unproject
 
+# Forward axes of two cameras that face each other.
+_OPPOSITE_COSINE = -0.999
+# A place in no image, which reaches from -1 to 1.
+_OUTSIDE = 3.0
+
 
 def sample_offsets(samples: int, radius: float, generator: torch.Generator | None = None) -> Float[Tensor, "sample"]:
     """Depths relative to the surface, one in each of equal strata of [-radius, radius].
@@ -23,26 +28,39 @@ def sample_offsets(samples: int, radius: float, generator: torch.Generator | Non
 
 
 def epipolar_grid(
-    cameras: Cameras, view: int, depth: Float[Tensor, "height width"], offsets: Float[Tensor, "sample"]
+    cameras: Cameras,
+    view: int,
+    depth: Float[Tensor, "view height width"],
+    offsets: Float[Tensor, "sample"],
+    hidden: float | None = None,
 ) -> Float[Tensor, "source sample height width 2"]:
     """Positions in the other views of points on one view's rays, for `grid_sample(align_corners=False)`.
 
     Sources come in cyclic order, view + 1 first, so that a source's place says where it stands relative to the view.
 
     Args:
-        depth: z-depth of the view's surface, scene units.
-        offsets: z-depths of the points relative to it.
+        depth: z-depth of the views' surfaces, scene units, 0 in the background.
+        offsets: z-depths of the points relative to the view's.
+        hidden: Points this far behind a source's surface are moved out of its image, scene units; None: none are. A view from
+            the opposite side sees the same outline on the same ray, whatever is in between: nothing is hidden from it.
     """
     depth, offsets = depth.float(), offsets.float()
-    count, (height, width) = len(cameras), depth.shape
+    count, height, width = depth.shape
     pixels = pixel_centres(width, height).to(depth)
-    depths = depth + offsets[:, None, None]
+    depths = depth[view] + offsets[:, None, None]
     sources = [(view + step) % count for step in range(1, count)]
     # Half precision would move the points by half a pixel.
     with torch.autocast(depth.device.type, enabled=False):
         points = unproject(cameras[[view]], pixels.expand(1, len(offsets), -1, -1, -1), depths[None])
-        positions, _ = project(cameras[sources], points.expand(count - 1, -1, -1, -1, -1))
-    return positions / positions.new_tensor([width, height]) * 2 - 1
+        positions, reach = project(cameras[sources], points.expand(count - 1, -1, -1, -1, -1))
+    grid = positions / positions.new_tensor([width, height]) * 2 - 1
+    if hidden is None:
+        return grid
+    there = functional.grid_sample(depth[sources, None], grid.flatten(1, 2), mode="nearest", align_corners=False)
+    there = there[:, 0].view_as(reach)
+    forward = cameras.world_from_camera[:, :3, 2]
+    beside = (forward[sources] @ forward[view] > _OPPOSITE_COSINE)[:, None, None, None]
+    return grid.masked_fill(((there > 0) & (reach > there + hidden) & beside)[..., None], _OUTSIDE)
 
 
 def bilinear_corners(
@@ -112,11 +130,13 @@ class Sightings:
     Attributes:
         depth: z-depth of the surfaces, scene units, 0 in the background.
         offsets: z-depths of the points relative to them.
+        hidden: How far behind another view's surface a point is hidden from it, see `epipolar_grid`.
     """
 
     cameras: Cameras
     depth: Float[Tensor, "view height width"]
     offsets: Float[Tensor, "sample"]
+    hidden: float | None = None
 
     @property
     def samples(self) -> int:
@@ -127,6 +147,6 @@ class Sightings:
         """Where the points of one view are seen; computed anew at each call, since it is quicker than it is large."""
         height, width = self.depth.shape[1:]
         rays = self.depth[view].flatten().nonzero()[:, 0]
-        grid = epipolar_grid(self.cameras, view, self.depth[view], self.offsets).flatten(2, 3)[:, :, rays]
+        grid = epipolar_grid(self.cameras, view, self.depth, self.offsets, self.hidden).flatten(2, 3)[:, :, rays]
         rows, weights = bilinear_corners(grid, width, height)
         return Sight(rays=rays, rows=rows, weights=weights, pixels=width * height)

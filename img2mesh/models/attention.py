@@ -25,23 +25,26 @@ class DepthTruncatedEpipolarAttention(nn.Module):
     value. The same is computed here with less: see `exchange`. Neither the concatenated gather of the paper's formulation nor
     keys and values ever exist.
 
-    The output projection starts at zero, so a new layer changes nothing. Points outside a source's image contribute zero
-    features; pixels without depth keep theirs.
+    The output projection starts at zero, so a new layer changes nothing. Points outside a source's image, or hidden from it,
+    contribute zero features; pixels without depth keep theirs.
 
     Args:
         channels: Of the feature maps.
         views: Number of views.
         samples: Points along each ray.
         radius: Half the length of the sampled interval, scene units.
+        hidden: How far behind a source's surface a point is hidden from it, scene units; None: nothing is.
         heads: Attention heads.
         groups: Of the normalisation before it.
 
     Source: Tang et al., Pixel-aligned multi-view generation with depth guided decoder, 2024, section 3.2, equations 1 and 2.
     """
 
-    def __init__(self, channels: int, *, views: int, samples: int, radius: float, heads: int, groups: int) -> None:
+    def __init__(
+        self, channels: int, *, views: int, samples: int, radius: float, heads: int, groups: int, hidden: float | None = None
+    ) -> None:
         super().__init__()
-        self.views, self.samples, self.radius, self.heads = views, samples, radius, heads
+        self.views, self.samples, self.radius, self.heads, self.hidden_behind = views, samples, radius, heads, hidden
         self.hidden = channels // 2
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         # Six more inputs carry the Pluecker rays.
@@ -72,7 +75,7 @@ class DepthTruncatedEpipolarAttention(nn.Module):
             return features
         offsets = sample_offsets(self.samples, self.radius, generator).to(depth)
         layer = Layer(
-            sightings=Sightings(cameras=cameras, depth=depth, offsets=offsets),
+            sightings=Sightings(cameras=cameras, depth=depth, offsets=offsets, hidden=self.hidden_behind),
             rays=plucker_rays(cameras).to(features).flatten(2),
             groups=self.norm.num_groups,
             eps=self.norm.eps,

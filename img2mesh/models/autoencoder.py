@@ -19,7 +19,7 @@ from torch.nn import functional
 from img2mesh.geometry.cameras import VIEW_NAMES, Cameras
 from img2mesh.geometry.views import Views
 from img2mesh.models.checkpoint import load_network
-from img2mesh.models.colours import decided, steepened, with_colours_of
+from img2mesh.models.colours import decided, steepened, with_colours_of, within
 from img2mesh.models.placement import at_work, decoding, plan
 
 FRONT, BACK = VIEW_NAMES.index("front"), VIEW_NAMES.index("back")
@@ -101,13 +101,24 @@ def unpack_painted(
 
 
 @torch.no_grad()
+def encode_views(
+    network: AutoencoderKL,
+    rgb: Float[Tensor, "view 3 height width"],
+    alpha: Float[Tensor, "view height width"],
+    normals: Float[Tensor, "view 3 height width"],
+) -> dict[str, Float[Tensor, "view latent h w"]]:
+    """Latents of true views as `decode_views` takes them, in the precision in which generated ones are handed on."""
+    packed = {"colour": pack_colour(rgb, alpha), "normal": pack_normals(normals, alpha)}
+    with at_work(network) as place:
+        return {name: network.encode(each.to(place)).latent_dist.mode().half().cpu() for name, each in packed.items()}
+
+
+@torch.no_grad()
 def decode_views(
     latents: dict[str, Tensor],
     cameras: Cameras,
     front_rgba: Float[Tensor, "4 height width"],
-    *,
-    name: str,
-    sha256: str,
+    network: AutoencoderKL,
 ) -> Views:
     """The plain decode: every latent by itself.
 
@@ -116,10 +127,8 @@ def decode_views(
     Args:
         latents: "colour" and "normal", each [view, channel, h, w], unscaled; also "coverage", [view, h, w], if there is any.
         front_rgba: The prepared picture, straight alpha, in [0, 1].
-        name: Weights of the autoencoder.
-        sha256: Their digest.
+        network: The autoencoder.
     """
-    network = load(name, sha256)
     colour, normal = (_decode(network, latents[domain]) for domain in ("colour", "normal"))
     if network.config["out_channels"] == 3:
         rgb, alpha, normals = unpack_painted(colour, normal)
@@ -180,9 +189,12 @@ def with_known(
     """
     known = (steepened(alpha) if generated else alpha).clone()
     known[0], known[BACK] = front[3], front[3].flip(-1)
-    rgb = decided(front, rgb, alpha, known) if generated else rgb.clone()
+    if generated:
+        rgb = decided(front, rgb, alpha, known)
+    else:
+        rgb = rgb.clone()
+        rgb[[BACK]] = within(rgb[[BACK]], alpha[[BACK]], known[[BACK]])
     rgb[0] = front[:3]
-    rgb[BACK] = torch.maximum(rgb[BACK], 1 - known[BACK])
     return rgb, known
 
 

@@ -18,6 +18,9 @@ _ALIKE = 0.1
 _DOUBT = 3.0
 # Pixels covered more than this show the object alone; of those covered less than that its colour cannot be told.
 _COVERED, _FAINT = 0.95, 0.1
+# Pixels covered less than this take the colour of those around, as means over squares of this side; where
+# these too are covered hardly at all, the colour stays.
+_TELLING, _AROUND_PX, _HARDLY = 0.5, 5, 0.002
 _CHUNK = 4096
 # A generated colour is one of those that the front has up to so far above and below, give or take so much.
 _REACH_PX, _UNSURE = 1, 0.3
@@ -81,6 +84,26 @@ def decided(
         if len(known) and painted.any():
             own[:, row][painted] = _likeliest(own[:, row][painted], alpha[:, row][painted][:, None], known)
     return (own * outlines[..., None] + 1 - outlines[..., None]).movedim(-1, 1)
+
+
+def within(
+    rgb: Float[Tensor, "view 3 height width"],
+    alpha: Float[Tensor, "view height width"],
+    outlines: Float[Tensor, "view height width"],
+) -> Float[Tensor, "view 3 height width"]:
+    """Views over white with other outlines than they have: what was covered little takes the colour of what is around.
+
+    Args:
+        rgb: In [0, 1].
+        alpha: Their coverage.
+        outlines: Their coverage from now on.
+    """
+    share = alpha[:, None]
+    painted = torch.cat([(rgb - 1 + share).clamp(min=0), share], dim=1)
+    around = functional.avg_pool2d(painted, _AROUND_PX, stride=1, padding=_AROUND_PX // 2)
+    filled = (around[:, :3] + _HARDLY * rgb) / (around[:, 3:] + _HARDLY)
+    own = torch.where(share > _TELLING, painted[:, :3] / share.clamp(min=_TELLING), filled)
+    return own.clamp(0, 1) * outlines[:, None] + 1 - outlines[:, None]
 
 
 def steepened(alpha: Float[Tensor, "view height width"]) -> Float[Tensor, "view height width"]:

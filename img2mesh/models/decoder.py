@@ -33,8 +33,9 @@ class DepthGuidedDecoder(nn.Module):
 
     Args:
         config: Shape of the autoencoder's decoder; `num_views`; the attention's `radius`, `head_dim` and `samples`, one number
-            an up-block, 0 for none there. For ablations: `epipolar` "full" spreads the samples over the whole ray whatever the
-            depth, `front` False leaves the condition out, `alone` True decodes each view by itself in the temporal layers too.
+            an up-block, 0 for none there; `hidden`, how far behind a view's surface a point is hidden from it. For ablations:
+            `epipolar` "full" spreads the samples over the whole ray whatever the depth, `front` False leaves the condition
+            out, `alone` True decodes each view by itself in the temporal layers too.
 
     Attributes:
         checkpointing: Whether training keeps a layer's inputs only and computes the rest again on the way back.
@@ -60,6 +61,7 @@ class DepthGuidedDecoder(nn.Module):
                     views=config["num_views"],
                     samples=samples,
                     radius=config["radius"],
+                    hidden=None if self.whole_rays else config.get("hidden"),
                     heads=max(1, widths[level] // config["head_dim"]),
                     groups=groups,
                 )

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from img2mesh.geometry.cameras import Cameras, pixel_centres, project, unproject
 from img2mesh.geometry.epipolar import sample_offsets
-from img2mesh.models.autoencoder import FRONT
+from img2mesh.models.autoencoder import BACK, FRONT
 
 # Points on each ray, and half the length they span, scene units.
 _SAMPLES, _RADIUS = 5, 0.06
@@ -42,7 +42,8 @@ def with_details_of(
     known = torch.cat([front[:3] - decoded, _smooth(decoded), depth[FRONT][None], (front[3:] > _COVERED).float()])
     made = rgb.clone()
     for view in range(len(rgb)):
-        if view != FRONT:
+        # Front and back have no point in common, only depths near each other where an object is thin.
+        if view not in (FRONT, BACK):
             made[view] += _details(known, _smooth(rgb[view]), depth[view], cameras[[FRONT]], cameras[[view]])
     return made.clamp(0, 1)
 

@@ -56,8 +56,7 @@ class Hull:
 
     def sdf(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
         """Signed distance to the forgiving hull, scene units, positive outside."""
-        slack = _sample_image(self.slack, _pixels(self.cameras, 0, points)[0], self.cameras)
-        return torch.maximum(self.front(points), self.others(points) - slack)
+        return self._with_front(points)[0]
 
     def on_grid(self, resolution: int) -> tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]]:
         """The hull and the front's silhouette as signed distances on the corners of a grid."""
@@ -65,10 +64,14 @@ class Hull:
         hull, front = (torch.empty(count, device=self.contours.device) for _ in range(2))
         for start in range(0, count, _CHUNK):
             flat = torch.arange(start, min(start + _CHUNK, count), device=hull.device)
-            points = corner_points(flat, resolution)
-            hull[start : start + _CHUNK] = self.sdf(points)
-            front[start : start + _CHUNK] = self.front(points)
+            hull[start : start + _CHUNK], front[start : start + _CHUNK] = self._with_front(corner_points(flat, resolution))
         return hull.reshape((resolution,) * 3), front.reshape((resolution,) * 3)
+
+    def _with_front(self, points: Float[Tensor, "points 3"]) -> tuple[Float[Tensor, "points"], Float[Tensor, "points"]]:
+        pixels, unit = _pixels(self.cameras, 0, points)
+        front = _sample_image(self.contours[0], pixels, self.cameras) * unit
+        slack = _sample_image(self.slack, pixels, self.cameras)
+        return torch.maximum(front, self.others(points) - slack), front
 
 
 def build_hull(cameras: Cameras, alpha: Float[Tensor, "view height width"], *, slack_px: float) -> Hull:

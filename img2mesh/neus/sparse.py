@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 from torch import Tensor
 
 
@@ -49,13 +50,25 @@ def from_rows(columns: Int[Tensor, "rows entries"], weights: Float[Tensor, "rows
         count: Number of values.
     """
     rows, entries = columns.shape
-    flat = columns.reshape(-1).to(torch.int32)
-    order = torch.argsort(flat, stable=True)
+    flat, values = columns.reshape(-1).to(torch.int32), weights.reshape(-1)
     starts = torch.arange(0, rows * entries + 1, entries, dtype=torch.int32, device=flat.device)
-    return LinearMap(
-        matrix=_csr(starts, flat, weights.reshape(-1), (rows, count)),
-        transpose=_csr(_starts(flat, count), (order // entries).to(torch.int32), weights.reshape(-1)[order], (count, rows)),
-    )
+    transposed = _transposed if flat.device.type == "cpu" else _sorted
+    by_column = transposed(starts, flat, values, count)
+    return LinearMap(matrix=_csr(starts, flat, values, (rows, count)), transpose=_csr(*by_column, (count, rows)))
+
+
+def _transposed(starts: Tensor, columns: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A matrix by columns: starts, rows and values. Counting takes a tenth of the time of sorting."""
+    rows = csr_array((values.numpy(), columns.numpy(), starts.numpy()), shape=(len(starts) - 1, count))
+    by_column = rows.tocsc()
+    return torch.from_numpy(by_column.indptr), torch.from_numpy(by_column.indices), torch.from_numpy(by_column.data)
+
+
+def _sorted(starts: Tensor, columns: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_transposed`, on a GPU; every row has equally many entries."""
+    order = torch.argsort(columns, stable=True)
+    entries = len(columns) // max(1, len(starts) - 1)
+    return _starts(columns, count), (order // entries).to(torch.int32), values[order]
 
 
 def sum_of_groups(group: Int[Tensor, "values"], count: int) -> LinearMap:

@@ -1,6 +1,7 @@
-"""Training of the depth-guided decoder: encoded latents and noised true depth in, aligned pictures out."""
+"""Training of the depth-guided decoder: encoded latents and depth with its errors in, aligned pictures out."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from img2mesh.models.autoencoder import from_config, pack_colour
 from img2mesh.models.checkpoint import read_weights, save_weights
 from img2mesh.models.decoder import NEW_LAYERS, DepthGuidedDecoder, inherit
 from img2mesh.training.augmentation import augment
+from img2mesh.training.coarse import CoarselyFitted
 from img2mesh.training.loop import LoopConfig, Precision, train
 from img2mesh.training.sheets import write_sheet
 
@@ -34,9 +36,11 @@ class DecoderConfig:
     Attributes:
         samples: Points per ray in each up-block, coarsest first.
         radius: Half the sampled interval, scene units (half the frame is 1). The paper does not name its unit.
+        hidden: How far behind a view's surface a point is hidden from it, scene units; None: not at all, as in the paper.
         epipolar: "full" spreads the points over the whole ray, whatever the depth.
         front: Whether the front picture is given.
         alone: Whether each view is decoded by itself.
+        fits: How many fronts to train on with the depth of coarse fits; 0: on all of them with the true depth.
         depth_noise: Half widths of the structured noise, scene units, see `geometry.depth.add_structured_noise`.
         latent_noise: Standard deviation of noise on the latents, in units of theirs: generated latents are never exact.
         absolute: Weight of the mean absolute error, beside the squared error's 1.
@@ -49,10 +53,12 @@ class DecoderConfig:
     loop: LoopConfig
     samples: tuple[int, ...] = (7, 7, 7, 2)
     radius: float = 0.1
+    hidden: float | None = None
     head_dim: int = 32
     epipolar: Literal["truncated", "full"] = "truncated"
     front: bool = True
     alone: bool = False
+    fits: int = 0
     depth_noise: tuple[float, ...] = (0.1, 0.1 / 3, 0.1 / 9, 0.1 / 9)
     latent_noise: float = 0.05
     absolute: float = 1.0
@@ -81,20 +87,27 @@ def full_size(
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "plain": {"samples": (0, 0, 0, 0), "front": False, "alone": True},
-    "no-depth-noise": {"depth_noise": ()},
-    "independent-noise": {"depth_noise": (0.0, 0.0, 0.0, 0.1)},
+    "structured-noise": {"fits": 0, "depth_noise": DecoderConfig.depth_noise},
+    "no-depth-noise": {"fits": 0},
+    "independent-noise": {"fits": 0, "depth_noise": (0.0, 0.0, 0.0, 0.1)},
     "full-epipolar": {"epipolar": "full", "samples": (16, 32, 0, 0), "radius": 1.0},
     "no-epipolar": {"samples": (0, 0, 0, 0)},
+    "nothing-hidden": {"hidden": None},
 }
+# The same fronts whatever a training's seed, so that all find the fits of the first.
+_FITTED_SEED = 10
 
 
-def compact(*, steps: int = 400, seed: int = 0, variant: str = "ours", precision: Precision = "bf16") -> DecoderConfig:
+def compact(
+    *, steps: int = 400, seed: int = 0, variant: str = "ours", fits: int = 112, precision: Precision = "bf16"
+) -> DecoderConfig:
     """The training of the compact decoder, or of a variant of it: new layers move fast, those of the autoencoder hardly.
 
     Steps look at one object, so the second half of the way, and more, is cool-down: before it the noise hides what was learned.
     """
     rates = LoopConfig(steps=steps, seed=seed, lr=2e-3, matrix_lr=0.04, inherited_rate=0.05, warmup_steps=20, cooldown=0.75)
-    return DecoderConfig(loop=replace(rates, precision=precision), keep_plain=True, **VARIANTS[variant])
+    ours: dict[str, Any] = {"hidden": 0.1, "fits": fits, "depth_noise": ()}
+    return DecoderConfig(loop=replace(rates, precision=precision), keep_plain=True, **ours | VARIANTS[variant])
 
 
 class _Task:
@@ -104,7 +117,7 @@ class _Task:
         state, vae_config = read_weights(vae_weights)
         self.vae: AutoencoderKL = from_config(vae_config).to(device).requires_grad_(requires_grad=False)
         self.vae.load_state_dict(state)
-        own = {key: getattr(config, key) for key in ("samples", "radius", "head_dim", "epipolar", "front", "alone")}
+        own = {key: getattr(config, key) for key in ("samples", "radius", "hidden", "head_dim", "epipolar", "front", "alone")}
         shared, source = (vae_config, state) if base is None else read_weights(base)[::-1]
         self.decoder_config = {key: shared[key] for key in _SHARED} | {"num_views": 6, **own}
         torch.manual_seed(config.loop.seed)
@@ -180,7 +193,7 @@ def train_decoder(
     Raises:
         InputError: The views have another size, or weights do not fit or are missing.
     """
-    data, held_back = RenderedObjects(views, "train"), RenderedObjects(views, "val")
+    data, held_back = _data(views, vae_weights, config.fits)
     found = data.load_front(0).shape[-1]
     if config.size_px not in (None, found):
         raise InputError(
@@ -197,6 +210,20 @@ def train_decoder(
     return weights
 
 
+def _data(views: Path, vae_weights: Path, fits: int) -> tuple[RenderedObjects, RenderedObjects]:
+    """What to train on, and the held-back objects whose scores are shown."""
+    data, held_back = RenderedObjects(views, "train"), RenderedObjects(views, "val")
+    if not fits:
+        return data, held_back
+    drawn = dict.fromkeys(data.draw(3 * fits, torch.Generator().manual_seed(_FITTED_SEED)))
+    fitted = CoarselyFitted(views, "train", vae_weights, list(drawn)[:fits])
+    return fitted, CoarselyFitted(views, "val", vae_weights, _shown(held_back))
+
+
+def _shown(held_back: RenderedObjects) -> Sequence[int]:
+    return range(0, len(held_back), max(1, len(held_back) // 12))
+
+
 def _of_the_temporal_decoder(name: str) -> bool:
     return not name.startswith(NEW_LAYERS)
 
@@ -211,7 +238,7 @@ def _export(task: _Task, held_back: RenderedObjects, path: Path) -> None:
     """Write the weights, and a sheet and the scores of the five unseen views against the plain decoder."""
     save_weights(path, task.network.state_dict(), task.decoder_config)
     rows, scores = [], []
-    for item in range(0, len(held_back), max(1, len(held_back) // 12)):
+    for item in _shown(held_back):
         sample = held_back.load(item)
         packed, latents = task.encode(sample)
         noise = torch.Generator().manual_seed(item)

@@ -46,8 +46,7 @@ def test_its_latents_decode_with_the_presets_autoencoder(example: ModuleType, tm
         codec.get_tensors(store, latents.latents),
         codec.cameras_from_specs(latents.cameras),
         codec.get_picture(store, blob),
-        name=preset.autoencoder.name,
-        sha256=preset.autoencoder.sha256,
+        autoencoder.load(preset.autoencoder.name, preset.autoencoder.sha256),
     )
     # The bar stands left of the middle; from behind it is seen on the right.
     columns = views.alpha.mean(dim=1)

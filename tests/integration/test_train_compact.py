@@ -96,8 +96,12 @@ def test_a_decoder_learns_around_the_autoencoder_s_own_which_stays_as_it_was(tmp
         trimesh.creation.cone(0.4, 0.5 + 0.3 * number).export(tmp_path / f"cone{number}.glb")
     views, out = tmp_path / "views", tmp_path / "decoder"
     assert CliRunner().invoke(app, ["data", "render", str(tmp_path), "--out", str(views)]).exit_code == 0
-    options = ("--vae", str(SHIPPED / "vae.safetensors"), "--out", str(out), "--steps", "2")
-    assert "guided_db" in train("decoder", str(views), *options)
+    options = ("--vae", str(SHIPPED / "vae.safetensors"), "--out", str(out), "--fits", "1")
+    assert "guided_db" in train("decoder", str(views), *options, "--steps", "1")
+    [fitted] = views.glob("coarse-*/train/*.safetensors")
+    written = fitted.stat().st_mtime_ns
+    assert "guided_db" in train("decoder", str(views), *options, "--steps", "2")
+    assert fitted.stat().st_mtime_ns == written
     (state, config), (vae, _) = read_weights(out / "decoder.safetensors"), read_weights(SHIPPED / "vae.safetensors")
     fresh = DepthGuidedDecoder(config)
     inherit(fresh, vae)

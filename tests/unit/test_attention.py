@@ -17,9 +17,9 @@ from img2mesh.models.attention import DepthTruncatedEpipolarAttention
 VIEWS, SIZE, CHANNELS = 6, 8, 16
 
 
-def attention() -> DepthTruncatedEpipolarAttention:
+def attention(hidden: float | None = None) -> DepthTruncatedEpipolarAttention:
     torch.manual_seed(0)
-    layer = DepthTruncatedEpipolarAttention(CHANNELS, views=VIEWS, samples=3, radius=0.2, heads=4, groups=4)
+    layer = DepthTruncatedEpipolarAttention(CHANNELS, views=VIEWS, samples=3, radius=0.2, heads=4, groups=4, hidden=hidden)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return layer.double()
@@ -33,7 +33,7 @@ def twin(layer: DepthTruncatedEpipolarAttention, features: torch.Tensor, depth: 
     first = layer.mlp_in.weight[:, :, 0, 0].unflatten(0, (VIEWS - 1, layer.hidden))
     output = features.clone()
     for view in range(VIEWS):
-        grid = epipolar_grid(cameras, view, depth[view], offsets).double()
+        grid = epipolar_grid(cameras, view, depth, offsets, layer.hidden_behind).double()
         query = layer.to_q(told[view : view + 1])[0]
         for row, column in (depth[view] > 0).nonzero().tolist():
             points = []
@@ -61,8 +61,9 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return features, depth * (torch.rand(VIEWS, SIZE, SIZE, generator=generator) > 0.3)
 
 
-def test_equals_the_gathering_twin() -> None:
-    layer, (features, depth) = attention(), inputs()
+@pytest.mark.parametrize("hidden", [None, 0.1])
+def test_equals_the_gathering_twin(hidden: float | None) -> None:
+    layer, (features, depth) = attention(hidden), inputs()
     with torch.no_grad():
         fast = layer(features, depth, orbit(size_px=SIZE))
         slow = twin(layer, features, depth)
@@ -89,8 +90,9 @@ def test_gradients_are_right(budget: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.autograd.gradcheck(computed, inputs, fast_mode=True)
 
 
-def test_the_gradients_are_those_of_the_twin() -> None:
-    layer, (features, depth) = attention(), inputs()
+@pytest.mark.parametrize("hidden", [None, 0.1])
+def test_the_gradients_are_those_of_the_twin(hidden: float | None) -> None:
+    layer, (features, depth) = attention(hidden), inputs()
     upstream = torch.randn(features.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     found = []
     for compute in (lambda f: layer(f, depth, orbit(size_px=SIZE)), lambda f: twin(layer, f, depth)):

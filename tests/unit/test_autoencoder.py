@@ -7,6 +7,7 @@ from img2mesh import presets
 from img2mesh.geometry.cameras import orbit
 from img2mesh.models.autoencoder import (
     decode_views,
+    load,
     over_white,
     pack_colour,
     pack_normals,
@@ -21,14 +22,14 @@ def test_outlines_are_known_in_front_and_behind_and_otherwise_what_is_covered_wi
     picture[:, 32:96, 48:96] = 1
     latents = {domain: torch.zeros(6, 8, 16, 16) for domain in ("colour", "normal")}
     latents["coverage"] = torch.linspace(0.2, 0.8, 6).reshape(6, 1, 1).expand(6, 32, 32).half()
-    named = {"name": preset.autoencoder.name, "sha256": preset.autoencoder.sha256}
-    views = decode_views(latents, orbit(size_px=128), picture, **named)
+    network = load(preset.autoencoder.name, preset.autoencoder.sha256)
+    views = decode_views(latents, orbit(size_px=128), picture, network)
     assert views.outlines is not None
     assert torch.equal(views.outlines[0], picture[3])
     assert torch.equal(views.outlines[3], picture[3].flip(-1))
     assert [bool((views.outlines[view] >= 0.5).all()) for view in (1, 2, 4, 5)] == [False, False, True, True]
     del latents["coverage"]
-    assert decode_views(latents, orbit(size_px=128), picture, **named).outlines is None
+    assert decode_views(latents, orbit(size_px=128), picture, network).outlines is None
 
 
 def test_packing_a_picture_and_back() -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from img2mesh.models.colours import decided, steepened, with_colours_of
+from img2mesh.models.colours import decided, steepened, with_colours_of, within
 
 SIDE = 48
 GRASS, CLAY, SLATE = (torch.tensor(colour)[:, None, None] for colour in ([0.4, 0.6, 0.2], [0.6, 0.4, 0.3], [0.2, 0.2, 0.7]))
@@ -72,6 +72,15 @@ def test_a_colour_that_the_front_lacks_stays_where_the_generator_is_sure() -> No
     faint = sure * 0.2
     made = decided(front, red * faint + 1 - faint, faint, sure)
     assert float((made - front[:3]).abs().max()) < 0.1
+
+
+def test_what_other_outlines_add_has_the_colours_around_and_what_they_take_is_white() -> None:
+    across = torch.arange(32.0)
+    decoded, known = ((across - 16).abs() < 8).float().expand(1, 32, 32), ((across - 18).abs() < 8).float().expand(1, 32, 32)
+    red = torch.tensor([0.8, 0.1, 0.1])[None, :, None, None]
+    made = within(red * decoded[:, None] + 1 - decoded[:, None], decoded, known)
+    assert torch.allclose(made, red * known[:, None] + 1 - known[:, None], atol=0.03)
+    assert torch.equal(within(torch.ones(1, 3, 8, 8), torch.zeros(1, 8, 8), torch.ones(1, 8, 8)), torch.ones(1, 3, 8, 8))
 
 
 def test_outside_the_outlines_everything_is_white_and_outlines_are_steep() -> None:

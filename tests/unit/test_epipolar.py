@@ -22,7 +22,7 @@ def test_drawn_offsets_stay_in_their_strata() -> None:
 
 def test_a_point_at_the_origin_is_seen_in_the_middle_of_every_view() -> None:
     cameras = orbit(size_px=5)
-    grid = epipolar_grid(cameras, 0, torch.full((5, 5), 2.0), torch.zeros(1))
+    grid = epipolar_grid(cameras, 0, torch.full((6, 5, 5), 2.0), torch.zeros(1))
     assert grid.shape == (5, 1, 5, 5, 2)
     assert torch.allclose(grid[:, 0, 2, 2], torch.zeros(5, 2), atol=1e-6)
 
@@ -30,18 +30,31 @@ def test_a_point_at_the_origin_is_seen_in_the_middle_of_every_view() -> None:
 def test_points_on_the_front_rays_move_along_the_rows_of_the_side_view() -> None:
     # A point at depth 2 + t lies at z = -t; the right camera looks along -x and sees +z on its left, so at u = +t.
     cameras = orbit((0.0, 90.0), size_px=4)
-    grid = epipolar_grid(cameras, 0, torch.full((4, 4), 2.0), torch.tensor([-0.5, 0.0, 0.5]))
+    grid = epipolar_grid(cameras, 0, torch.full((2, 4, 4), 2.0), torch.tensor([-0.5, 0.0, 0.5]))
     assert grid[0, :, 0, 0, 0].tolist() == pytest.approx([-0.5, 0.0, 0.5], abs=1e-6)
     assert torch.allclose(grid[0, :, :, :, 1], (pixel_centres(4, 4)[..., 1] / 2 - 1).expand(3, -1, -1), atol=1e-6)
 
 
 def test_sources_come_in_cyclic_order() -> None:
     cameras = orbit(size_px=4)
-    depth = torch.full((4, 4), 1.5)
+    depth = torch.full((6, 4, 4), 1.5)
     grid = epipolar_grid(cameras, 4, depth, torch.zeros(1))
-    point = unproject(cameras[[4]], pixel_centres(4, 4)[None], depth[None])[0]
+    point = unproject(cameras[[4]], pixel_centres(4, 4)[None], depth[[4]])[0]
     # The first source of view 4 is view 5, the second is the front, which sees x and -y directly.
     assert torch.allclose(grid[1, 0], point[..., :2] * torch.tensor([1.0, -1.0]), atol=1e-6)
+
+
+def test_what_a_ball_hides_is_in_no_picture_but_those_from_the_opposite_side() -> None:
+    cameras, middle = orbit(size_px=33), 16
+    centres = (pixel_centres(33, 33) / 33 * 2 - 1).square().sum(dim=-1)
+    ball = torch.where(centres < 0.25, 2 - (0.25 - centres).clamp(min=0).sqrt(), torch.zeros(33, 33)).expand(6, -1, -1)
+    everywhere, some = (epipolar_grid(cameras, 1, ball, torch.zeros(1), hidden)[:, 0, middle, middle] for hidden in (None, 0.3))
+    # Seen from the front right: the right side is 45 degrees away, back and left 135, the front left 90, the front 45.
+    inside = (some.abs() <= 1).all(dim=-1)
+    assert inside.tolist() == [True, False, False, True, True]
+    assert torch.equal(some[inside], everywhere[inside])
+    behind = epipolar_grid(cameras, 0, ball, torch.zeros(1), 0.3)[2, 0, middle, middle]
+    assert behind.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
 def test_plucker_rays_are_unit_and_orthogonal_to_their_moments() -> None:

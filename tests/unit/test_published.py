@@ -158,8 +158,7 @@ def test_the_multiview_stage_runs_on_it(checkpoint: Path, home: Path, tmp_path: 
         tensors,
         codec.cameras_from_specs(latents.cameras),
         codec.get_picture(store, prepared.image),
-        name=preset.autoencoder.name,
-        sha256=preset.autoencoder.sha256,
+        autoencoder.load(preset.autoencoder.name, preset.autoencoder.sha256),
     )
     aligned = decoder.load(preset.decoder.name, preset.decoder.sha256)
     rgb, alpha = decoder.decode_views(aligned, tensors["colour"].float(), views, torch.full((6, 64, 64), 2.0))
