@@ -28,7 +28,7 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     from img2mesh import codec
     from img2mesh.models import autoencoder, decoder
     from img2mesh.models.colours import with_colours_of
-    from img2mesh.models.details import with_details_of
+    from img2mesh.models.details import agreeing, with_details_of
 
     network = decoder.load(params.decoder.name, params.decoder.sha256)
     plain = codec.get_views(store, inputs.views, inputs.source.cameras)
@@ -44,11 +44,12 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     if compact:
         [decoded] = with_colours_of(front, decoded, decoded[None], front[3:])
         rgb = with_details_of(front, decoded, rgb, depth, plain.cameras)
+        rgb = agreeing(rgb, alpha, depth, plain.cameras)
     aligned = replace(plain, rgb=rgb, alpha=alpha)
     return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
 
 
-STAGE = Stage(name="decode", version=7, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
+STAGE = Stage(name="decode", version=8, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from img2mesh.geometry.cameras import Cameras, pixel_centres, project, unproject
 
 # Forward axes of two cameras that face each other.
-_OPPOSITE_COSINE = -0.999
+OPPOSITE_COSINE = -0.999
 # A place in no image, which reaches from -1 to 1.
 _OUTSIDE = 3.0
 
@@ -59,7 +59,7 @@ def epipolar_grid(
     there = functional.grid_sample(depth[sources, None], grid.flatten(1, 2), mode="nearest", align_corners=False)
     there = there[:, 0].view_as(reach)
     forward = cameras.world_from_camera[:, :3, 2]
-    beside = (forward[sources] @ forward[view] > _OPPOSITE_COSINE)[:, None, None, None]
+    beside = (forward[sources] @ forward[view] > OPPOSITE_COSINE)[:, None, None, None]
     return grid.masked_fill(((there > 0) & (reach > there + hidden) & beside)[..., None], _OUTSIDE)
 
 

@@ -1,7 +1,7 @@
-"""Details that the latents have lost, carried from the front picture to the views that see the same points.
+"""What views owe each other, once it is known where they see the same points: their colours, and the front's details.
 
-The last step of the depth-guided decode, and one with nothing to learn: depth-truncated epipolar attention whose queries and
-keys are decoded colours and whose values are what the autoencoder has lost of the front.
+The last steps of the depth-guided decode, and ones with nothing to learn: depth-truncated epipolar attention whose queries
+and keys are decoded colours and depths. Its values are what the autoencoder has lost of the front, then the colours themselves.
 """
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from img2mesh.geometry.cameras import Cameras, pixel_centres, project, unproject
-from img2mesh.geometry.epipolar import sample_offsets
+from img2mesh.geometry.epipolar import OPPOSITE_COSINE, sample_offsets
 from img2mesh.models.autoencoder import BACK, FRONT
 
 # Points on each ray, and half the length they span, scene units.
 _SAMPLES, _RADIUS = 5, 0.06
-# A point is the one that the front sees where depths differ by no more than about this, scene units, and colours by this.
+# A point is the one that the other view sees where depths differ by no more than about this, scene units, and colours by this.
 _DEPTH, _ALIKE = 0.06, 0.15
-# As much as so many points that agree fully speaks for no change.
-_DOUBT = 0.3
+# As much as so many points that agree fully speaks for no details, and for a view's own colour.
+_DOUBT, _OWN = 0.3, 3.0
 _COVERED, _SMOOTH_PX = 0.95, 3
 
 
@@ -39,35 +39,80 @@ def with_details_of(
         rgb: Views of the same latents.
         depth: z-depth of each view, scene units, 0 in the background.
     """
-    known = torch.cat([front[:3] - decoded, _smooth(decoded), depth[FRONT][None], (front[3:] > _COVERED).float()])
+    known = _known(front[:3] - decoded, decoded, depth[FRONT], front[3])
     made = rgb.clone()
     for view in range(len(rgb)):
-        # Front and back have no point in common, only depths near each other where an object is thin.
-        if view not in (FRONT, BACK):
-            made[view] += _details(known, _smooth(rgb[view]), depth[view], cameras[[FRONT]], cameras[[view]])
+        if view != FRONT and _share_points(cameras, view, FRONT):
+            lost, sure = _seen_alike(known, rgb[view], depth[view], cameras[[FRONT]], cameras[[view]])
+            made[view] += lost / (sure + _DOUBT)
     return made.clamp(0, 1)
 
 
-def _details(
-    known: Float[Tensor, "8 height width"],
-    asked: Float[Tensor, "3 height width"],
+def agreeing(
+    rgb: Float[Tensor, "view 3 height width"],
+    alpha: Float[Tensor, "view height width"],
+    depth: Float[Tensor, "view height width"],
+    cameras: Cameras,
+) -> Float[Tensor, "view 3 height width"]:
+    """Views whose colours are means of what they and the others show of the same points.
+
+    The front stays, which is known, and the back, of which the front tells the outline, and a generator what it is like.
+
+    Args:
+        rgb: Over white, in [0, 1], the front first.
+        alpha: Their coverage.
+        depth: z-depth of each view, scene units, 0 in the background.
+    """
+    known = [_known(*one) for one in zip(rgb, rgb, depth, alpha, strict=True)]
+    made = rgb.clone()
+    for view in range(len(rgb)):
+        if view in (FRONT, BACK):
+            continue
+        total, sure = _OWN * rgb[view], torch.full_like(rgb[view, :1], _OWN)
+        for other in range(len(rgb)):
+            if other != view and _share_points(cameras, view, other):
+                colours, alike = _seen_alike(known[other], rgb[view], depth[view], cameras[[other]], cameras[[view]])
+                total, sure = total + colours, sure + alike
+        made[view] = total / sure
+    return made
+
+
+def _share_points(cameras: Cameras, one: int, other: int) -> bool:
+    """Whether two views may see the same point. From opposite sides they never do, though depths are alike on thin objects."""
+    forward = cameras.world_from_camera[:, :3, 2]
+    return float(forward[one] @ forward[other]) > OPPOSITE_COSINE
+
+
+def _known(
+    values: Float[Tensor, "3 height width"],
+    colours: Float[Tensor, "3 height width"],
     depth: Float[Tensor, "height width"],
-    front: Cameras,
+    alpha: Float[Tensor, "height width"],
+) -> Float[Tensor, "8 height width"]:
+    """What is looked up of a view: values, smooth colours, depth, and what is covered fully."""
+    return torch.cat([values, _smooth(colours), depth[None], (alpha[None] > _COVERED).float()])
+
+
+def _seen_alike(
+    known: Float[Tensor, "8 height width"],
+    asking: Float[Tensor, "3 height width"],
+    depth: Float[Tensor, "height width"],
+    source: Cameras,
     camera: Cameras,
-) -> Float[Tensor, "3 height width"]:
-    """The mean of what is lost at the points near one view's surface, by how surely the front sees the same points."""
+) -> tuple[Float[Tensor, "3 height width"], Float[Tensor, "1 height width"]]:
+    """Sum of the source's values at the points near one view's surface, by how surely it sees the same points, and of that."""
     height, width = depth.shape
     offsets = sample_offsets(_SAMPLES, _RADIUS).to(depth)[:, None, None]
     pixels = pixel_centres(width, height).to(depth).expand(1, _SAMPLES, -1, -1, -1)
-    positions, behind = project(front, unproject(camera, pixels, (depth + offsets)[None]))
+    positions, behind = project(source, unproject(camera, pixels, (depth + offsets)[None]))
     grid = positions[0] / positions.new_tensor([width, height]) * 2 - 1
     seen = functional.grid_sample(known.expand(_SAMPLES, -1, -1, -1), grid, align_corners=False)
-    lost, colours, surface, covered = seen.split((3, 3, 1, 1), dim=1)
-    unlike = (colours - asked).square().sum(1, keepdim=True) / _ALIKE**2
+    values, colours, surface, covered = seen.split((3, 3, 1, 1), dim=1)
+    unlike = (colours - _smooth(asking)).square().sum(1, keepdim=True) / _ALIKE**2
     hidden = (surface - behind[0][:, None]).square() / _DEPTH**2
     far = (offsets[:, None] / _RADIUS).square() * 2
     sure = torch.exp(-(unlike + hidden + far) / 2) * (covered > 0.99) * (depth > 0)
-    return (sure * lost).sum(0) / (sure.sum(0) + _DOUBT)
+    return (sure * values).sum(0), sure.sum(0)
 
 
 def _smooth(picture: Float[Tensor, "channel height width"]) -> Float[Tensor, "channel height width"]:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from img2mesh.geometry.cameras import orbit, rays
-from img2mesh.models.details import with_details_of
+from img2mesh.models.details import agreeing, with_details_of
 
 SIDE, HALF = 64, 0.5
 CAMERAS = orbit(size_px=SIDE)
@@ -49,9 +49,22 @@ def test_what_the_front_has_and_its_decode_lacks_appears_where_the_same_points_a
     assert torch.equal(made[depth[:, None].expand_as(made) == 0], torch.ones(int((depth == 0).sum()) * 3))
 
 
+def test_views_come_to_agree_about_what_they_see_of_the_same_points_and_front_and_back_stay() -> None:
+    places, depth = slab()
+    true = stripes(places, depth > 0, 0.1)
+    off = torch.tensor([0.0, 0.05, 0.0, 0.0, 0.0, -0.05])[:, None, None, None]
+    made = agreeing(true + off * (depth[:, None] > 0), (depth > 0).float(), depth, CAMERAS)
+    inside = within(depth)
+    left = [float((made - true)[view].abs().mean(0)[inside[view]].mean()) for view in (1, 5)]
+    assert max(left) < 0.04
+    assert torch.equal(made[[0, 3]], true[[0, 3]])
+
+
 def test_what_looks_otherwise_stays_as_it_is() -> None:
     places, depth = slab()
     true, flat = (stripes(places, depth > 0, strength) for strength in (0.1, 0.0))
     other = torch.where(depth[:, None] > 0, torch.tensor([0.9, 0.1, 0.1])[:, None, None], flat)
     made = with_details_of(torch.cat([true[0], (depth[:1] > 0).float()]), flat[0], other, depth, CAMERAS)
     assert float((made - other).abs().amax(1)[within(depth)].max()) < 0.01
+    mixed = torch.cat([true[:1], other[1:]])
+    assert float((agreeing(mixed, (depth > 0).float(), depth, CAMERAS) - mixed).abs().amax(1)[within(depth)].max()) < 0.01
