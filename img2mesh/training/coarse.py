@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from img2mesh.data.dataset import RenderedObjects, Sample, read_sample
-from img2mesh.errors import NumericalError
+from img2mesh.errors import InputError, NumericalError
 from img2mesh.geometry.cameras import orbit
 from img2mesh.models.autoencoder import decode_views, encode_views, from_config
 from img2mesh.models.checkpoint import digest, read_weights
@@ -33,7 +33,7 @@ class CoarselyFitted(RenderedObjects):
             fronts: Which of the split's; those in whose views no surface is found are left out.
 
         Raises:
-            InputError: Nothing of this split has been rendered there.
+            InputError: Nothing of this split has been rendered there, or no surface was found in any views.
         """
         super().__init__(folder, split)
         state, config = read_weights(vae_weights)
@@ -43,6 +43,8 @@ class CoarselyFitted(RenderedObjects):
         self._folder.mkdir(parents=True, exist_ok=True)
         chosen = [self.items[front] for front in fronts]
         self.items = [item for number, item in enumerate(chosen, start=1) if self._fitted(item, f"{number}/{len(chosen)}")]
+        if not self.items:
+            raise InputError(f"no surface fits the views of any of {len(chosen)} fronts in {folder}: train with --fits 0")
         self.weights = torch.ones(len(self.items))
 
     def load(self, item: int) -> Sample:
