@@ -145,11 +145,3 @@ def evenly(items: list[Any], count: int | None) -> Iterator[Any]:
     """At most `count` of the items, as far apart as possible."""
     wanted = len(items) if count is None else min(count, len(items))
     yield from (items[index * len(items) // wanted] for index in range(wanted))
-
-
-def straight(sample: "Sample") -> "Tensor":
-    """The front as [4, height, width] with straight alpha, as a picture file has it."""
-    import torch
-
-    alpha = sample.alpha[:1]
-    return torch.cat([(sample.rgb[0] - (1 - alpha)) / alpha.clamp(min=1 / 255), alpha]).clamp(0, 1)

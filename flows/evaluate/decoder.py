@@ -147,11 +147,10 @@ def _named(given: list[str]) -> list[str]:
 
 def _scene(bench: "Workbench", sample: "Sample", name: str, *, source: str) -> "tuple[CoarseGeometry, Scene]":
     """One object's coarse fit, and its latents and depth; geometry is true for encoded views, the fit's for generated ones."""
-    from flows.workbench import straight
     from img2mesh import codec
     from img2mesh.evaluation.decoder import Scene
 
-    prepared = bench.prepared(straight(sample), name)
+    prepared = bench.prepared(sample.picture(), name)
     manifest = bench.encoded(sample, prepared) if source == "encoded" else bench.multiview(prepared)
     coarse = bench.coarse(manifest, true=source == "encoded")
     fitted = codec.get_tensors(bench.store, coarse.depth)["depth"]

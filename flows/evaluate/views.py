@@ -85,9 +85,8 @@ def views(
 
 
 def _generated(bench: "Workbench", sample: "Sample", name: str, *, guided: bool) -> "dict[str, Pictures]":
-    from flows.workbench import straight
 
-    latents = bench.latents(straight(sample), name)
+    latents = bench.latents(sample.picture(), name)
     if not guided:
         return {"generated": bench.plain_pictures(latents)}
     coarse = bench.coarse(latents)

@@ -35,6 +35,11 @@ class Sample:
     normals: Float[Tensor, "view 3 height width"]
     depth: Float[Tensor, "view height width"]
 
+    def picture(self) -> Float[Tensor, "4 height width"]:
+        """The front with straight alpha, as a picture file has it."""
+        alpha = self.alpha[:1]
+        return torch.cat([(self.rgb[0] - (1 - alpha)) / alpha.clamp(min=1 / 255), alpha]).clamp(0, 1)
+
 
 class RenderedObjects:
     """The fronts of all rendered objects of one split; `item` indexes fronts."""

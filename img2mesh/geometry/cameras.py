@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 VIEW_NAMES = ("front", "front_right", "right", "back", "left", "front_left")
@@ -20,6 +20,10 @@ MIRRORED_VIEWS = (0, 5, 4, 3, 2, 1)
 VIEW_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
 # Cameras stand clear of the cube's corners (sqrt 3), so that every depth is positive.
 ORBIT_DISTANCE = 2.0
+
+
+# Forward axes of two cameras that face each other.
+_OPPOSITE_COSINE = -0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +147,12 @@ def unproject(
     local = torch.cat([plane if cameras.projection == "orthographic" else plane * z, z], dim=-1)
     rotation, centre = cameras.world_from_camera[:, :3, :3], cameras.world_from_camera[:, None, :3, 3]
     return (local @ rotation.mT + centre).reshape(*depth.shape, 3)
+
+
+def facing(cameras: Cameras) -> Bool[Tensor, "view view"]:
+    """Which views look at each other from opposite sides. Parallel rays give them one outline; no point is seen by both."""
+    forward = cameras.world_from_camera[:, :3, 2]
+    return forward @ forward.T < _OPPOSITE_COSINE
 
 
 def pixel_centres(width_px: int, height_px: int) -> Float[Tensor, "height width 2"]:

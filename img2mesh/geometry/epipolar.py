@@ -7,10 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from img2mesh.geometry.cameras import Cameras, pixel_centres, project, unproject
+from img2mesh.geometry.cameras import Cameras, facing, pixel_centres, project, unproject
 
-# Forward axes of two cameras that face each other.
-OPPOSITE_COSINE = -0.999
 # A place in no image, which reaches from -1 to 1.
 _OUTSIDE = 3.0
 
@@ -58,8 +56,7 @@ def epipolar_grid(
         return grid
     there = functional.grid_sample(depth[sources, None], grid.flatten(1, 2), mode="nearest", align_corners=False)
     there = there[:, 0].view_as(reach)
-    forward = cameras.world_from_camera[:, :3, 2]
-    beside = (forward[sources] @ forward[view] > OPPOSITE_COSINE)[:, None, None, None]
+    beside = ~facing(cameras)[view, sources][:, None, None, None]
     return grid.masked_fill(((there > 0) & (reach > there + hidden) & beside)[..., None], _OUTSIDE)
 
 

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from img2mesh.geometry.cameras import Cameras, pixel_centres, project, unproject
-from img2mesh.geometry.epipolar import OPPOSITE_COSINE, sample_offsets
+from img2mesh.geometry.cameras import Cameras, facing, pixel_centres, project, unproject
+from img2mesh.geometry.epipolar import sample_offsets
 from img2mesh.models.autoencoder import BACK, FRONT
 
 # Points on each ray, and half the length they span, scene units.
@@ -40,9 +40,10 @@ def with_details_of(
         depth: z-depth of each view, scene units, 0 in the background.
     """
     known = _known(front[:3] - decoded, decoded, depth[FRONT], front[3])
-    made = rgb.clone()
+    made, opposite = rgb.clone(), facing(cameras)
     for view in range(len(rgb)):
-        if view != FRONT and _share_points(cameras, view, FRONT):
+        # From behind, depths are those of the front where an object is thin.
+        if view != FRONT and not opposite[view, FRONT]:
             lost, sure = _seen_alike(known, rgb[view], depth[view], cameras[[FRONT]], cameras[[view]])
             made[view] += lost / (sure + _DOUBT)
     return made.clamp(0, 1)
@@ -64,23 +65,17 @@ def agreeing(
         depth: z-depth of each view, scene units, 0 in the background.
     """
     known = [_known(*one) for one in zip(rgb, rgb, depth, alpha, strict=True)]
-    made = rgb.clone()
+    made, opposite = rgb.clone(), facing(cameras)
     for view in range(len(rgb)):
         if view in (FRONT, BACK):
             continue
         total, sure = _OWN * rgb[view], torch.full_like(rgb[view, :1], _OWN)
         for other in range(len(rgb)):
-            if other != view and _share_points(cameras, view, other):
+            if other != view and not opposite[view, other]:
                 colours, alike = _seen_alike(known[other], rgb[view], depth[view], cameras[[other]], cameras[[view]])
                 total, sure = total + colours, sure + alike
         made[view] = total / sure
     return made
-
-
-def _share_points(cameras: Cameras, one: int, other: int) -> bool:
-    """Whether two views may see the same point. From opposite sides they never do, though depths are alike on thin objects."""
-    forward = cameras.world_from_camera[:, :3, 2]
-    return float(forward[one] @ forward[other]) > OPPOSITE_COSINE
 
 
 def _known(

@@ -16,14 +16,12 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from img2mesh.errors import NumericalError
-from img2mesh.geometry.cameras import Cameras, rays
+from img2mesh.geometry.cameras import Cameras, facing, rays
 from img2mesh.neus.grid import corner_points, spacing
 
 # Contours are placed to a quarter of a pixel.
 _SUBPIXELS = 4
 _CHUNK = 1 << 18
-# Forward axes of two cameras that face each other.
-_OPPOSITE_COSINE = -0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +128,12 @@ def _groups(cameras: Cameras) -> tuple[tuple[int, ...], ...]:
     """Views by what they carve: pairs of parallel projections from opposite sides share one silhouette."""
     if cameras.projection != "orthographic":
         return tuple((view,) for view in range(1, len(cameras)))
-    forward = cameras.world_from_camera[:, :3, 2]
-    facing = forward @ forward.T < _OPPOSITE_COSINE
+    opposite = facing(cameras)
     # Whoever faces the front has the front's silhouette, and the front's mask is the truth.
-    left = [view for view in range(1, len(cameras)) if not facing[view, 0]]
+    left = [view for view in range(1, len(cameras)) if not opposite[view, 0]]
     groups = []
     while left:
-        group = (left[0], *(view for view in left if facing[left[0], view]))
+        group = (left[0], *(view for view in left if opposite[left[0], view]))
         left = [view for view in left if view not in group]
         groups.append(group)
     return tuple(groups)

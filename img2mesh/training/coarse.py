@@ -73,7 +73,7 @@ class CoarselyFitted(RenderedObjects):
         return True
 
     def _fit(self, sample: Sample) -> Float[Tensor, "view height width"]:
-        cameras, alpha = orbit(size_px=sample.rgb.shape[-1]), sample.alpha[:1]
-        front = torch.cat([(sample.rgb[0] - (1 - alpha)) / alpha.clamp(min=1 / 255), alpha]).clamp(0, 1)
-        views = decode_views(encode_views(self._vae, sample.rgb, sample.alpha, sample.normals), cameras, front, self._vae)
+        cameras = orbit(size_px=sample.rgb.shape[-1])
+        latents = encode_views(self._vae, sample.rgb, sample.alpha, sample.normals)
+        views = decode_views(latents, cameras, sample.picture(), self._vae)
         return fit(views, true_views(len(views), compact().coarse_neus.resolutions[-1]), seed=0).render_depth(cameras)[0]
