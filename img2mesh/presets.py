@@ -18,6 +18,19 @@ GENERATED = LossWeights(smoothness=3.0, normal=0.5, front_mask=8.0)
 PUBLISHED = LossWeights(smoothness=1.0, normal=1.0, front_mask=8.0)
 
 
+def _generated(*resolutions: int, steps: tuple[int, ...]) -> FitConfig:
+    """How surfaces are fitted to views of the compact family: in long strides, but not where little speaks for them."""
+    return FitConfig(
+        resolutions=resolutions,
+        max_steps=steps,
+        learning_rate_voxels=0.16,
+        learning_rate_colour=0.04,
+        damping=0.5,
+        hull_slack_px=0.0,
+        losses=GENERATED,
+    )
+
+
 def true_views(count: int, resolution: int = 192) -> FitConfig:
     """How surfaces are fitted to views that are true: photographs or renders, not generated.
 
@@ -86,8 +99,8 @@ def compact() -> Preset:
         view_size_px=128,
         prepare=PrepareConfig(),
         sampling=SamplingConfig(steps=1, guidance_scale=1.0),
-        coarse_neus=FitConfig(resolutions=(64,), max_steps=(200,), hull_slack_px=0.0, losses=GENERATED),
-        refit_neus=FitConfig(resolutions=(48, 128), max_steps=(250, 200), hull_slack_px=0.0, losses=GENERATED),
+        coarse_neus=_generated(64, steps=(100,)),
+        refit_neus=_generated(48, 128, steps=(125, 100)),
         export_mesh=ExportConfig(),
     )
 
@@ -98,8 +111,8 @@ def tiny() -> Preset:
         update={
             "name": "tiny",
             "summary": "the same weights with few steps and a coarse mesh: a first look in seconds",
-            "coarse_neus": FitConfig(resolutions=(32,), max_steps=(60,), hull_slack_px=0.0, losses=GENERATED),
-            "refit_neus": FitConfig(resolutions=(32, 64), max_steps=(60, 60), hull_slack_px=0.0, losses=GENERATED),
+            "coarse_neus": _generated(32, steps=(60,)),
+            "refit_neus": _generated(32, 64, steps=(60, 60)),
             "export_mesh": ExportConfig(resolution=96, faces=4000, texture_px=256),
         }
     )

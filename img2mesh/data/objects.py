@@ -55,7 +55,7 @@ class ObjectEntry:
     """Where one object lies and what is known about it.
 
     Attributes:
-        path: The GLB file, the zip archive that holds it as `member`, or the OBJ file of a scanned object.
+        path: The GLB file, the zip archive that holds it as `member`, or the OBJ or STL file of a scanned object.
         row: The line of `index.jsonl` (licence, author, title, ...), empty for a plain folder.
     """
 
@@ -73,7 +73,7 @@ class ObjectEntry:
             InputError: The file, the archive or its member cannot be read.
         """
         try:
-            if self.path.suffix == ".obj":
+            if self.path.suffix in (".obj", ".stl"):
                 return _scanned(self.path)
             if self.member is None:
                 return self.path.read_bytes()
@@ -87,7 +87,7 @@ class ObjectEntry:
 def list_objects(folder: Path, *, split: str | None = None, source: str | None = None) -> list[ObjectEntry]:
     """The objects of a folder: the lines of its `index.jsonl`, or every `*.glb` below it, which then all count as "train".
 
-    Google's scanned objects count too, unpacked as they come: `<name>/meshes/model.obj`.
+    Scanned objects count too: Google's, unpacked as they come (`<name>/meshes/model.obj`), and `*.stl` such as the YCB scans.
 
     Args:
         split: Keep only this split.
@@ -135,10 +135,13 @@ def _folder_entries(folder: Path) -> Iterator[ObjectEntry]:
     for path in sorted(folder.rglob("meshes/model.obj")):
         name = path.parents[1].relative_to(folder).as_posix()
         yield ObjectEntry(id=name, split="train", source="gso", path=path, member=None, row={})
+    for path in sorted(folder.rglob("*.stl")):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        yield ObjectEntry(id=name, split="train", source="stl", path=path, member=None, row={})
 
 
 def _scanned(path: Path) -> bytes:
-    """The GLB of an OBJ file with +z up, as Google's scanned objects have it, and the texture that lies in another folder."""
+    """The GLB of a file with +z up, as scans have it, and of the texture that Google keeps in another folder."""
     import trimesh
     from PIL import Image
 

@@ -22,7 +22,7 @@ class Band:
         active: Flat grid index of each active voxel, ascending.
         slot: Number of each grid corner among the active voxels, -1 elsewhere.
         cells: Cells, by their lowest corner, whose eight corners are active.
-        differences: Map from active distances to their gradients, three rows (x, y, z) a voxel.
+        differences: Map from active distances to their gradients, x of all voxels first, then y, then z.
         outside: What the frozen neighbours of the band add to those gradients.
         bends: Map from values on active voxels to their differences between neighbours at the surface.
     """
@@ -32,12 +32,12 @@ class Band:
     slot: Int[Tensor, "corners"]
     cells: Bool[Tensor, "z y x"]
     differences: LinearMap
-    outside: Float[Tensor, "active 3"]
+    outside: Float[Tensor, "3 active"]
     bends: LinearMap
 
-    def gradients(self, values: Float[Tensor, "active"]) -> Float[Tensor, "active 3"]:
+    def gradients(self, values: Float[Tensor, "active"]) -> Float[Tensor, "3 active"]:
         """Central differences of the distances, one-sided at the faces of the cube."""
-        return self.differences(values[:, None]).reshape(-1, 3) + self.outside
+        return self.differences(values).reshape(3, -1) + self.outside
 
     def carried(self, values: Float[Tensor, "active *channels"], other: "Band") -> tuple[Tensor, Bool[Tensor, "other"]]:
         """Values moved to another band of the same grid, zero where this one has none, and where it has some."""
@@ -67,17 +67,17 @@ def build_band(sdf: Float[Tensor, "z y x"], half_width_voxels: float) -> Band:
     )
 
 
-def _neighbours(active: Int[Tensor, "active"], resolution: int, step: int) -> Int[Tensor, "active 3"]:
+def _neighbours(active: Int[Tensor, "active"], resolution: int, step: int) -> Int[Tensor, "3 active"]:
     """Flat index of the next corner along x, y and z in the direction of `step`; the corner itself at a face."""
-    strides = torch.tensor([1, resolution, resolution**2], device=active.device)
-    place = active[:, None] // strides % resolution
-    return active[:, None] + ((place + step).clamp(0, resolution - 1) - place) * strides
+    strides = torch.tensor([[1], [resolution], [resolution**2]], device=active.device)
+    place = active // strides % resolution
+    return active + ((place + step).clamp(0, resolution - 1) - place) * strides
 
 
-def _differences(sdf: Tensor, active: Tensor, slot: Tensor) -> tuple[LinearMap, Float[Tensor, "active 3"]]:
+def _differences(sdf: Tensor, active: Tensor, slot: Tensor) -> tuple[LinearMap, Float[Tensor, "3 active"]]:
     resolution = sdf.shape[0]
     ends = torch.stack([_neighbours(active, resolution, step) for step in (1, -1)], dim=-1)
-    reach = (ends != active[:, None, None]).sum(-1, keepdim=True) * spacing(resolution)
+    reach = (ends != active[:, None]).sum(-1, keepdim=True) * spacing(resolution)
     weights = torch.tensor([1.0, -1.0], device=sdf.device) / reach
     columns = slot[ends]
     frozen = columns < 0
@@ -90,7 +90,7 @@ def _bends(sdf: Tensor, active: Tensor, slot: Tensor) -> LinearMap:
     close = sdf.reshape(-1)[active].abs() < _SURFACE_VOXELS * spacing(sdf.shape[0])
     here = close.nonzero()[:, 0]
     after = slot[_neighbours(active[here], sdf.shape[0], 1)].long()
-    pairs = torch.stack([here[:, None].expand_as(after), after], dim=-1).reshape(-1, 2)
+    pairs = torch.stack([here.expand_as(after), after], dim=-1).reshape(-1, 2)
     pairs = pairs[(pairs[:, 1] >= 0) & (pairs[:, 0] != pairs[:, 1])]
     signs = torch.tensor([-1.0, 1.0], device=sdf.device).expand(len(pairs), 2)
     return from_rows(pairs, signs, len(active))

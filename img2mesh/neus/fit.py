@@ -1,6 +1,8 @@
 """Fit a surface to posed views: NeuS on a narrow band of voxels, coarse to fine, from a forgiving visual hull."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -31,6 +33,8 @@ __all__ = ["FitConfig", "fit"]
 
 _MOMENTS = (0.9, 0.99)
 _HALVINGS = 2
+# A gradient as short as this has no direction.
+_SHORT = 1e-4
 # Corners along each side of the grid on which the hull is carved: as many as pixels tell apart, but no more than these.
 _CARVED_RESOLUTION = 192
 
@@ -177,11 +181,10 @@ def _fit_level(level: _Level, begun: Progress, generator: torch.Generator, recor
     band = None if now.around is None else build_band(now.around, config.band_voxels)
     while now.done < level.steps and now.halvings <= _HALVINGS:
         band, distances, colours = _next_band(level, now.sdf, band, now.distances, now.colours)
-        batches = _batches(level, band, generator)
         steps = min(config.steps_per_band, level.steps - now.done)
         total = 0.0
-        for step in range(now.done, now.done + steps):
-            loss = _loss(config, band, batches[step % len(batches)], (distances, colours), _inv_std(level, step))
+        for step, batch in zip(range(now.done, now.done + steps), _batches(level, band, steps, generator), strict=False):
+            loss = _loss(config, band, batch, (distances, colours), _inv_std(level, step))
             total += _checked(loss, level.resolution, step)
             _descend_all(level, loss, (distances, colours), step, 0.5**now.halvings)
         sdf = now.sdf.reshape(-1).index_copy(0, band.active, distances.values).reshape(now.sdf.shape)
@@ -245,34 +248,34 @@ def _seen(cameras: Cameras, view: int, picture: Tensor, points: Tensor) -> Float
     return F.grid_sample(picture[None], places, align_corners=False)[0, :, :, 0].T
 
 
-def _batches(level: _Level, band: Band, generator: torch.Generator) -> list[_Batch]:
-    """All rays that meet the band, in random order, cut into steps."""
+def _batches(level: _Level, band: Band, steps: int, generator: torch.Generator) -> Iterator[_Batch]:
+    """All rays that meet the band, in random order, cut into steps; kept only where they come round again."""
     device = level.front.device
     count = len(level.rays.origins)
     order = torch.randperm(count, generator=generator).to(device)
     jitter = torch.rand(count, generator=generator).to(device)
-    targets = level.rays.targets
-    samples = march(band.cells, level.rays.origins[order], targets.directions[order], step_voxels=1.0, jitter=jitter)
+    directions = level.rays.targets.directions[order]
+    samples = march(band.cells, level.rays.origins[order], directions, step_voxels=1.0, jitter=jitter)
     first = samples.place == 0
     ray, number = samples.ray[first], first.cumsum(0) - 1
     if not len(ray):
         raise NumericalError("expected rays that meet the surface, found none: it left the views")
-    parts = max(1, min(level.config.steps_per_band, round(len(ray) / level.config.rays_per_step)))
+    parts = max(1, round(len(ray) / level.config.rays_per_step))
     cuts = [round(len(ray) * part / parts) for part in range(parts + 1)]
     edges = torch.searchsorted(number, torch.tensor(cuts, device=device)).tolist()
-    made = []
-    for part in range(parts):
+
+    def batch(part: int) -> _Batch:
         inside, rows = slice(edges[part], edges[part + 1]), order[ray[cuts[part] : cuts[part + 1]]]
         slots, weights = corners(samples.points[inside], band.resolution)
-        made.append(
-            _Batch(
-                targets=targets.of(rows),
-                place=samples.place[inside],
-                interpolate=from_rows(band.slot[slots], weights, len(band.active)),
-                gather=sum_of_groups(number[inside] - cuts[part], len(rows)),
-            )
+        return _Batch(
+            targets=level.rays.targets.of(rows),
+            place=samples.place[inside],
+            interpolate=from_rows(band.slot[slots], weights, len(band.active)),
+            gather=sum_of_groups(number[inside] - cuts[part], len(rows)),
         )
-    return made
+
+    made = map(batch, range(parts))
+    return made if parts >= steps else cycle(made)
 
 
 def _inv_std(level: _Level, step: int) -> float:
@@ -301,13 +304,13 @@ def _descend_all(level: _Level, loss: Tensor, learnt: tuple[Learnt, Learnt], ste
 def _loss(config: FitConfig, band: Band, batch: _Batch, learnt: tuple[Learnt, Learnt], inv_std: float) -> Float[Tensor, ""]:
     distances, colours = (item.values.requires_grad_() for item in learnt)
     gradients = band.gradients(distances)
-    normals = F.normalize(gradients, dim=-1, eps=1e-4)
-    # Eight channels make one vector register; the last is not used.
-    table = torch.cat([distances[:, None], normals, colours, torch.zeros_like(distances)[:, None]], dim=-1)
+    lengths = torch.sqrt(gradients.square().sum(0) + _SHORT**2)
+    normals = (gradients / lengths).T.contiguous()
+    # Eight channels make one vector register; the last, one everywhere, adds up to the opacity.
+    table = torch.cat([distances[:, None], normals, colours, torch.ones_like(distances)[:, None]], dim=-1)
     at = batch.interpolate(table)
-    weights = sample_weights(at[:, 0], batch.place, inv_std)
-    seen = batch.gather(torch.cat([weights[:, None], at[:, 1:] * weights[:, None]], dim=-1))
-    opacity, normal, rgb, targets = seen[:, 0], seen[:, 1:4], seen[:, 4:7], batch.targets
+    seen = batch.gather(at * sample_weights(at[:, 0], batch.place, inv_std)[:, None])
+    normal, rgb, opacity, targets = seen[:, 1:4], seen[:, 4:7], seen[:, 7], batch.targets
     nobody = torch.zeros_like(targets.front)
     alike = torch.ones_like(targets.trust)
     bend, counts = losses.normal_loss(normal, targets)
@@ -317,7 +320,7 @@ def _loss(config: FitConfig, band: Band, batch: _Batch, learnt: tuple[Learnt, Le
         + scale.normal * losses.trimmed_mean(bend, kept.normal, counts * targets.trust, nobody)
         + scale.mask
         * losses.trimmed_mean(losses.mask_loss(opacity, targets), kept.mask, targets.trust * targets.mask_weight, targets.front)
-        + scale.eikonal * losses.eikonal_loss(gradients)
+        + scale.eikonal * losses.eikonal_loss(lengths)
         + scale.sparsity * losses.sparsity_loss(distances, inv_std)
         + scale.smoothness * losses.smoothness_loss(band.bends(normals))
     )

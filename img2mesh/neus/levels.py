@@ -79,7 +79,7 @@ def sweep(seen: Seen, view: int, trusted: Sequence[int], sight: Sight, window: t
     for other in others(seen.cameras, view, trusted):
         volume = torch.zeros(2, *size)
         volume[0, level, row, column], volume[1, level, row, column] = answers(seen, view, other, points, here)
-        against, asked = F.avg_pool2d(volume, 3, stride=1, padding=1)
+        against, asked = _over_nine(volume)
         least = torch.minimum(least, torch.where(asked > 0, against / asked, torch.inf))
     hull = torch.zeros(size[1:])
     hull[at] = sight.hull
@@ -91,6 +91,16 @@ def sweep(seen: Seen, view: int, trusted: Sequence[int], sight: Sight, window: t
     ahead = torch.arange(size[0])[:, None, None] < entry
     cost = torch.where(ahead, cost.gather(0, entry[None]), cost)
     return Swept(first=float(sight.depths[0]), voxel=float(sight.depths[1] - sight.depths[0]), hull=hull, cost=cost)
+
+
+def _over_nine(values: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch height width"]:
+    """Sums over each pixel and those around it; in a third of a pooling's time."""
+    for side in (-1, -2):
+        total, size = values.clone(), values.shape[side] - 1
+        total.narrow(side, 1, size).add_(values.narrow(side, 0, size))
+        total.narrow(side, 0, size).add_(values.narrow(side, 1, size))
+        values = total
+    return values
 
 
 def levels(way: Way, whole: Pieces, swept: Swept, covered: Bool[Tensor, "height width"]) -> Float[Tensor, "height width"]:

@@ -50,7 +50,7 @@ class _ScanWithinRays(torch.autograd.Function):
         ctx.place = place
         total = values.clone()
         for step in _powers_of_two(place):
-            total[step:] += torch.where(place[step:] >= step, total[:-step], 0.0)
+            total[step:] += total[:-step] * (place[step:] >= step)
         return total
 
     @staticmethod
@@ -58,7 +58,7 @@ class _ScanWithinRays(torch.autograd.Function):
         """Running sums of the gradients, from the rays' ends."""
         total = gradients[0].clone()
         for step in reversed(_powers_of_two(ctx.place)):
-            total[:-step] += torch.where(ctx.place[step:] >= step, total[step:], 0.0)
+            total[:-step] += total[step:] * (ctx.place[step:] >= step)
         return total, None
 
 
@@ -88,7 +88,9 @@ def sample_weights(sdf: Float[Tensor, "samples"], place: Int[Tensor, "samples"],
         inv_std: 1 / scene units.
     """
     inside = torch.cat([place[1:] > 0, place.new_zeros(1, dtype=torch.bool)])
-    clear = torch.where(inside, log_transparency(sdf, sdf.roll(-1), inv_std), 0.0)
+    # As `log_transparency`, with each logarithm taken once; a ray's last sample begins no section.
+    logs = F.logsigmoid(sdf * inv_std)
+    clear = (logs.roll(-1) - logs).clamp(max=0) * inside
     passed = torch.exp(scan_within_rays(clear, place) - clear)
     section = passed * -torch.expm1(clear)
     return 0.5 * (section + section.roll(1))

@@ -15,7 +15,7 @@ from img2mesh.neus.grid import corner_points, sample, spacing
 # Pixels that are covered less than this show two things at once.
 COVERED = 0.95
 # Differences that sampling explains: of colours in [0, 1], and of the components of normals.
-_DIFFERENCE = torch.tensor([0.1] * 3 + [0.25] * 3)
+_DIFFERENCE = torch.tensor([0.1] * 3 + [0.25] * 3)[:, None]
 # A view is asked about what another shows if that one's normal faces it at least by this cosine.
 _FACING_COSINE = 0.25
 # Of all views at most this many are asked, the nearest, and none further away than this.
@@ -37,8 +37,8 @@ class Seen:
     """
 
     cameras: Cameras
-    low: Float[Tensor, "view pixels 6"]
-    high: Float[Tensor, "view pixels 6"]
+    low: Float[Tensor, "view 6 pixels"]
+    high: Float[Tensor, "view 6 pixels"]
     normals: Float[Tensor, "view pixels 3"]
 
     def with_view(self, view: int, others: "Seen") -> "Seen":
@@ -56,9 +56,12 @@ def seen_in(views: Views) -> Seen:
     high = F.max_pool2d(torch.where(certain, values, -torch.inf), 3, stride=1, padding=1)
     low = -F.max_pool2d(torch.where(certain, -values, -torch.inf), 3, stride=1, padding=1)
     unknown = torch.isinf(high)
-    ranges = torch.where(unknown, -torch.inf, low), torch.where(unknown, torch.inf, high), views.normals
-    low, high, normals = (values.flatten(2).mT.contiguous() for values in ranges)
-    return Seen(cameras=views.cameras, low=low, high=high, normals=normals)
+    return Seen(
+        cameras=views.cameras,
+        low=torch.where(unknown, -torch.inf, low).flatten(2),
+        high=torch.where(unknown, torch.inf, high).flatten(2),
+        normals=views.normals.flatten(2).mT.contiguous(),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +159,12 @@ def answers(
     for some in torch.arange(len(points)).split(_CHUNK):
         faced = some[faces[here[some]]]
         there, _, inside = pixel_of(seen.cameras[[other]], points[faced])
-        inside &= torch.isfinite(seen.low[other, there, 0])
+        inside &= torch.isfinite(seen.low[other, 0, there])
         part, there = faced[inside], there[inside]
         mine = here[part]
-        above = seen.low[view].index_select(0, mine) - seen.high[other].index_select(0, there)
-        below = seen.low[other].index_select(0, there) - seen.high[view].index_select(0, mine)
-        against[part] = (torch.maximum(above, below) > _DIFFERENCE).any(-1).float()
+        above = seen.low[view].index_select(1, mine) - seen.high[other].index_select(1, there)
+        below = seen.low[other].index_select(1, there) - seen.high[view].index_select(1, mine)
+        against[part] = (torch.maximum(above, below) > _DIFFERENCE).any(0).float()
         asked[part] = 1
     return against, asked
 

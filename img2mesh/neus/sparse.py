@@ -35,7 +35,7 @@ class LinearMap:
     matrix: Float[Tensor, "rows columns"]
     transpose: Float[Tensor, "columns rows"]
 
-    def __call__(self, values: Float[Tensor, "columns channels"]) -> Float[Tensor, "rows channels"]:
+    def __call__(self, values: Float[Tensor, "columns *channels"]) -> Float[Tensor, "rows *channels"]:
         """The product with the values, differentiable in them."""
         product: Tensor = _Product.apply(values.contiguous(), self.matrix, self.transpose)  # type: ignore[no-untyped-call]
         return product

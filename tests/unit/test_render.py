@@ -407,3 +407,11 @@ def test_a_scanned_object_stands_up_and_keeps_its_texture(tmp_path: Path) -> Non
     front = render_views(place(found), orbit((0.0,), size_px=32)).rgba[0]
     assert front[8, 16, 0] > front[8, 16, 2]
     assert front[24, 16, 2] > front[24, 16, 0]
+
+
+def test_a_scan_in_an_stl_file_stands_up(tmp_path: Path) -> None:
+    trimesh.creation.box(bounds=[[-1, -2, 0], [1, 2, 3]]).export(tmp_path / "box.stl")
+    [entry] = list_objects(tmp_path)
+    assert entry.id == "box"
+    found = load_object(entry.read()).vertices
+    assert np.allclose([found.min(0), found.max(0)], [[-1, 0, -2], [1, 3, 2]])
