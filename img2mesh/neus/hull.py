@@ -8,11 +8,11 @@ they are slackened there until as much is left as they agree on best.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from img2mesh.errors import NumericalError
@@ -118,10 +118,17 @@ def contours_of(alpha: Float[Tensor, "view height width"]) -> Float[Tensor, "vie
 def _signed_distance(inside: np.ndarray) -> np.ndarray:
     if not inside.any():
         return np.full(inside.shape, -np.inf, dtype=np.float32)
-    out = distance_transform_edt(~inside) if not inside.all() else np.zeros(inside.shape)
-    deep = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    out = _distance(~inside) if not inside.all() else np.zeros(inside.shape)
+    deep = _distance(np.pad(inside, 1))[1:-1, 1:-1]
     # Distances run between cell centres; the contour lies half a cell before the nearest cell of the other kind.
     return (np.where(inside, 0.5 - deep, out - 0.5) / _SUBPIXELS).astype(np.float32)
+
+
+def _distance(flags: np.ndarray) -> np.ndarray:
+    """Exact distance of each flagged cell to the nearest that is not; some are not."""
+    rounded = cv2.distanceTransform(flags.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float64)
+    # Squares of distances between cells are whole.
+    return np.sqrt(np.rint(rounded * rounded))
 
 
 def _groups(cameras: Cameras) -> tuple[tuple[int, ...], ...]:

@@ -18,6 +18,8 @@ _NEAR_VOXELS = 1.0
 _BRIDGE_HALF_VOXELS = 1.5
 # Bridges reach this far into what they are to join.
 _OVERLAP_PX = 2
+# Of the samples on a ray that runs deep through the solid, one in so many is looked at.
+_SPARSE = 8
 _CHUNK = 1 << 20
 
 
@@ -44,49 +46,61 @@ def match_outline(
     Raises:
         NumericalError: The front has no foreground.
     """
-    front = cameras[:1].resized(alpha.shape[1], alpha.shape[0])
+    front = cameras[:1].resized(alpha.shape[1], alpha.shape[0]).to(sdf.device)
     outline = build_hull(front, alpha[None], slack_px=0.0)
     depth, bare = _bridges(sdf, front, alpha)
-    resolution, values = sdf.shape[0], sdf.reshape(-1)
+    resolution = sdf.shape[0]
     half = _BRIDGE_HALF_VOXELS * spacing(resolution)
-    chunks = []
-    for flat in torch.arange(values.numel(), device=sdf.device).split(_CHUNK):
-        points = corner_points(flat, resolution)
-        pixels, z = project(front.to(sdf.device), points[None])
-        x, y = (pixels[0, :, axis].long().clamp(0, side - 1) for axis, side in enumerate((alpha.shape[1], alpha.shape[0])))
-        inside = outline.front(points)
-        trimmed = torch.maximum(values[flat], inside)
-        bridge = torch.maximum(inside, (z[0] - depth[y, x]).abs() - half)
-        chunks.append(torch.where(bare[y, x], torch.minimum(trimmed, bridge), trimmed))
-    return torch.cat(chunks).reshape(sdf.shape)
+    matched = sdf.reshape(resolution, -1).clone()
+    for number, corners in enumerate(torch.arange(sdf.numel(), device=sdf.device).split(resolution**2)):
+        # Parallel rays of the front run along z: every layer of the grid looks the same to it.
+        if number == 0 or front.projection == "perspective":
+            points = corner_points(corners, resolution)
+            inside = outline.front(points)
+            [pixels], _ = project(front, points[None])
+            x, y = (pixels[:, axis].long().clamp(0, side - 1) for axis, side in enumerate((alpha.shape[1], alpha.shape[0])))
+            bridged = bare[y, x].nonzero()[:, 0]
+            middle = depth[y, x][bridged]
+        layer = torch.maximum(matched[number], inside)
+        _, [z] = project(front, corner_points(corners[bridged], resolution)[None])
+        bridge = torch.maximum(inside[bridged], (z - middle).abs() - half)
+        layer[bridged] = torch.minimum(layer[bridged], bridge)
+        matched[number] = layer
+    return matched.reshape(sdf.shape)
 
 
 def _bridges(sdf: Tensor, front: Cameras, alpha: Tensor) -> tuple[Float[Tensor, "height width"], Bool[Tensor, "height width"]]:
-    """The z-depth at which a bridge belongs in each pixel, and the pixels where one is needed."""
+    """The z-depth at which a bridge belongs, known only in the pixels where one is needed; and which these are."""
     voxel = spacing(sdf.shape[0])
     foreground = alpha >= 0.5
-    depth = torch.zeros_like(alpha)
     lowest = torch.full_like(alpha, torch.inf)
-    depth[foreground], lowest[foreground] = _lowest_on_rays(sdf, front, foreground)
+    # Most rays run deep through the solid, which a few samples show; the others are followed closely.
+    lowest[foreground] = _lowest_on_rays(sdf, front, foreground, every=_SPARSE)[1]
+    unsure = foreground & (lowest > -_COVERED_VOXELS * voxel)
+    lowest[unsure] = _lowest_on_rays(sdf, front, unsure)[1]
     solid = lowest < max(_NEAR_VOXELS * voxel, float(lowest.min()) + voxel)
     nearest = distance_transform_edt(~solid.cpu().numpy(), return_distances=False, return_indices=True)
     row, column = torch.from_numpy(nearest).long().to(sdf.device)
     bare = (foreground & (lowest > -_COVERED_VOXELS * voxel)).float()
     spread = F.max_pool2d(bare[None], 2 * _OVERLAP_PX + 1, stride=1, padding=_OVERLAP_PX)[0] > 0
+    continued = torch.zeros_like(foreground)
+    continued[row[spread], column[spread]] = True
+    depth = torch.zeros_like(alpha)
+    depth[continued] = _lowest_on_rays(sdf, front, continued)[0]
     return depth[row, column], spread
 
 
 def _lowest_on_rays(
-    sdf: Tensor, front: Cameras, chosen: Bool[Tensor, "height width"]
+    sdf: Tensor, front: Cameras, chosen: Bool[Tensor, "height width"], *, every: int = 1
 ) -> tuple[Float[Tensor, "rays"], Float[Tensor, "rays"]]:
-    """Where along each ray the field is lowest, as z-depth, and how low."""
-    origins, directions = (r[0].to(sdf.device)[chosen] for r in rays(front))
+    """Where along each ray the field is lowest, as z-depth, and how low; only every so manyth sample is looked at."""
+    origins, directions = (r[0][chosen] for r in rays(front))
     pose = front.world_from_camera[0]
     reach = -float(pose[:3, 3] @ pose[:3, 2])
     count = int(2 / (_STEP_VOXELS * spacing(sdf.shape[0])))
-    depths = torch.linspace(reach - 1.0, reach + 1.0, count, device=sdf.device)
+    depths = torch.linspace(reach - 1.0, reach + 1.0, count, device=sdf.device)[::every]
     places, values = [], []
-    size = max(1, _CHUNK // count)
+    size = max(1, _CHUNK // len(depths))
     for o, d in zip(torch.split(origins, size), torch.split(directions, size), strict=True):
         value, best = sample(sdf, o[:, None] + d[:, None] * depths[:, None]).min(dim=1)
         places.append(depths[best])
