@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from img2mesh.mesh.render import ray_scene, tensor
-from img2mesh.mesh.topology import Floats, Ints, Mesh
+from img2mesh.mesh.topology import Floats, Ints, Mesh, undirected_edges
 
 # Rays are cast in single precision: what is this near to an edge's ends is looked at again in double precision.
 _MARGIN = 1e-3
@@ -22,7 +22,7 @@ def intersecting_faces(mesh: Mesh) -> npt.NDArray[np.bool_]:
     Args:
         mesh: Welded; without degenerate faces.
     """
-    edges = np.unique(np.sort(mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1), axis=0)
+    edges = undirected_edges(mesh)
     start, along = mesh.vertices[edges[:, 0]], mesh.vertices[edges[:, 1]] - mesh.vertices[edges[:, 0]]
     # Lengths along a ray are those of the edge; both ends have room, so that rounding cannot hide what touches them.
     bundle = np.concatenate([start - _MARGIN * along, along], axis=1).astype(np.float32)

@@ -16,7 +16,7 @@ from img2mesh.geometry.cameras import Cameras, project, rays
 from img2mesh.geometry.views import Views
 from img2mesh.mesh.config import ExportConfig
 from img2mesh.mesh.render import bilinear, interpolate, ray_scene, tensor
-from img2mesh.mesh.topology import WELD_DISTANCE, Floats
+from img2mesh.mesh.topology import Floats, coincident
 from img2mesh.mesh.uv import TexturedMesh, UnwrappedMesh
 
 # Visibility is tested this far off the surface, scene units: half a voxel of a grid of 128.
@@ -305,7 +305,7 @@ def _spread_over(mesh: UnwrappedMesh, texels: _Texels, values: Floats, belief: F
         pull: Towards `rest`, against one neighbour: how soon values that nothing is known of come to it.
         rest: [channel].
     """
-    vertex = np.unique(np.round(mesh.vertices / WELD_DISTANCE), axis=0, return_inverse=True)[1].reshape(-1)
+    _, vertex = coincident(mesh.vertices)
     corners = vertex[texels.corners]
     shares = np.stack([1 - texels.shares.sum(axis=1), *texels.shares.T], axis=1)
     believed = shares * belief[:, None]
