@@ -104,7 +104,9 @@ def bilinear(image: npt.NDArray[Any], uv: Floats) -> npt.NDArray[np.float32]:
     left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
     fx, fy = (x - left).astype(np.float32)[:, None], (y - top).astype(np.float32)[:, None]
-    upper = image[top, left] * (1 - fx) + image[top, right] * fx
-    lower = image[bottom, left] * (1 - fx) + image[bottom, right] * fx
+    # Rows are taken several times faster by one index than by two.
+    texels = image.reshape(height * width, -1)
+    upper = texels[top * width + left] * (1 - fx) + texels[top * width + right] * fx
+    lower = texels[bottom * width + left] * (1 - fx) + texels[bottom * width + right] * fx
     result: npt.NDArray[np.float32] = (upper * (1 - fy) + lower * fy).astype(np.float32)
     return result

@@ -244,28 +244,28 @@ def _open_sight(cosine: Floats, pixels: Floats, z: Floats, picture: _Picture) ->
 
 
 def _see(texels: _Texels, scene: Any, picture: _Picture) -> tuple[Floats, Floats, Floats]:
-    """What a picture shows of each texel: colour [texel, 3], cosine of the angle of sight (0 if hidden), pixels inside.
+    """What a picture shows of each texel: colour [texel, 3], cosine of the angle of sight, pixels inside; all 0 if hidden.
 
     The cosine of a view that fades does so towards what hides the surface, so that the view does not end at a sharp line.
     """
     camera = picture.camera
-    projected, depths = project(camera, torch.from_numpy(texels.points).float()[None])
-    pixels, z = projected[0].numpy().astype(np.float64), depths[0].numpy().astype(np.float64)
     towards = _towards(camera, texels.points)
-    cosine = np.einsum("ij,ij->i", texels.normals, towards)
-    facing = np.flatnonzero(cosine > SMALLEST_COSINE)
+    cosines = np.einsum("ij,ij->i", texels.normals, towards)
+    facing = np.flatnonzero(cosines > SMALLEST_COSINE)
     starts = texels.points[facing] + LIFT * texels.normals[facing]
     bundle = np.concatenate([starts, towards[facing]], axis=1).astype(np.float32)
-    hidden = scene.test_occlusions(tensor(bundle)).numpy()
-    visible = np.zeros(len(cosine))
-    visible[facing[~hidden]] = cosine[facing[~hidden]]
+    seen = facing[~scene.test_occlusions(tensor(bundle)).numpy()]
+    projected, depths = project(camera, torch.from_numpy(texels.points[seen]).float()[None])
+    pixels, z = projected[0].numpy().astype(np.float64), depths[0].numpy().astype(np.float64)
     uv = pixels / [camera.width_px, camera.height_px]
     framed = ((uv >= 0) & (uv <= 1)).all(axis=1)
-    colour = bilinear(picture.rgb, uv).astype(np.float64)
-    inside = bilinear(picture.depth_inside_px, uv)[:, 0].astype(np.float64)
-    if len(picture.nearest):
-        visible = visible * _open_sight(cosine, pixels, z, picture)
-    return colour, np.where(framed, visible, 0.0), inside
+    sight = _open_sight(cosines[seen], pixels, z, picture) if len(picture.nearest) else 1.0
+    count = len(cosines)
+    colour, cosine, inside = np.zeros((count, 3)), np.zeros(count), np.zeros(count)
+    colour[seen] = bilinear(picture.rgb, uv)
+    cosine[seen] = np.where(framed, cosines[seen] * sight, 0.0)
+    inside[seen] = bilinear(picture.depth_inside_px, uv)[:, 0]
+    return colour, cosine, inside
 
 
 def _towards(camera: Cameras, points: Floats) -> Floats:
