@@ -100,7 +100,7 @@ def _glb(asset: _Asset) -> dict[str, bytes]:
     textured, mesh = asset.textured, asset.textured.mesh
     visuals: Any = trimesh.visual
     material = visuals.material.PBRMaterial(
-        name="surface", baseColorTexture=Image.open(io.BytesIO(png(textured.texture))), metallicFactor=0.0, roughnessFactor=1.0
+        name="surface", baseColorTexture=Image.fromarray(textured.texture), metallicFactor=0.0, roughnessFactor=1.0
     )
     # Texture coordinates of this library start at the bottom.
     visual = visuals.TextureVisuals(uv=mesh.uv * [1, -1] + [0, 1], material=material)

@@ -67,16 +67,21 @@ def _render_view(
     hit = np.isfinite(hits["t_hit"].numpy())
     faces, shares = hits["primitive_ids"].numpy()[hit].astype(np.int64), hits["primitive_uvs"].numpy()[hit].astype(np.float64)
     mesh = textured.mesh
+    inside = interpolate(np.concatenate([mesh.uv, mesh.normals], axis=1), mesh.faces[faces], shares)
+    colours = bilinear(textured.texture, inside[:, :2]) / 255
     samples = np.zeros((*hit.shape, 7), dtype=np.float32)
-    samples[hit, :3] = bilinear(textured.texture, interpolate(mesh.uv, mesh.faces[faces], shares)) / 255
-    samples[hit, 3] = 1
-    samples[hit, 4:] = interpolate(mesh.normals, mesh.faces[faces], shares)
-    height, width = camera.height_px // supersample, camera.width_px // supersample
-    means = samples.reshape(height, supersample, width, supersample, 7).mean(axis=(1, 3))
+    samples[hit] = np.concatenate([colours, np.ones_like(colours[:, :1]), inside[:, 2:]], axis=1)
+    means = _means(samples, supersample)
     alpha = means[..., 3]
     lengths = np.linalg.norm(means[..., 4:], axis=-1, keepdims=True)
     rgb = means[..., :3] / np.maximum(alpha, 1e-6)[..., None]
-    return rgb, alpha, means[..., 4:] / np.maximum(lengths, 1e-6)
+    return rgb.astype(np.float32, copy=False), alpha, means[..., 4:] / np.maximum(lengths, 1e-6)
+
+
+def _means(samples: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:
+    """Means of squares of samples; summed one by one, which is several times faster than a mean over two axes."""
+    parts = [samples[row::side, column::side] for row in range(side) for column in range(side)]
+    return np.asarray(sum(parts[1:], start=parts[0]) / np.float32(side**2))
 
 
 def interpolate(values: Floats, corners: npt.NDArray[np.int64], shares: Floats) -> Floats:

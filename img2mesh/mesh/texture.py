@@ -152,9 +152,8 @@ def _rasterise(mesh: UnwrappedMesh, texture_px: int) -> _Texels:
     places = np.flatnonzero(np.isfinite(hits["t_hit"].numpy()))
     corners = mesh.faces[hits["primitive_ids"].numpy()[places].astype(np.int64)]
     shares = hits["primitive_uvs"].numpy()[places].astype(np.float64)
-    normals = interpolate(mesh.normals, corners, shares)
+    points, normals = np.split(interpolate(np.concatenate([mesh.vertices, mesh.normals], axis=1), corners, shares), 2, axis=1)
     lengths = np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    points = interpolate(mesh.vertices, corners, shares)
     return _Texels(places=places, corners=corners, shares=shares, points=points, normals=normals / lengths)
 
 
