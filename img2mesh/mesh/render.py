@@ -1,5 +1,6 @@
 """Pictures of a textured mesh, cast by open3d on the CPU."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from img2mesh.mesh.topology import Floats
 from img2mesh.mesh.uv import TexturedMesh
 
 SUPERSAMPLE = 2
+# Views that are looked at side by side; each takes memory of its own, and arrays are worked on outside the interpreter's lock.
+THREADS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,8 @@ def render(textured: TexturedMesh, cameras: Cameras, *, supersample: int = SUPER
     """
     scene = ray_scene(textured.mesh.vertices, textured.mesh.faces)
     fine = cameras.resized(cameras.width_px * supersample, cameras.height_px * supersample)
-    views = [_render_view(textured, scene, fine[[view]], supersample) for view in range(len(cameras))]
+    with ThreadPoolExecutor(THREADS) as pool:
+        views = list(pool.map(lambda view: _render_view(textured, scene, fine[[view]], supersample), range(len(cameras))))
     rgb, alpha, normals = (np.stack(parts) for parts in zip(*views, strict=True))
     return Renders(rgb=rgb, alpha=alpha, normals=normals)
 

@@ -1,6 +1,7 @@
 """The texture, baked texel by texel: the input picture on the front, the generated views around it."""
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy.sparse.linalg import splu
 from img2mesh.geometry.cameras import Cameras, project, rays
 from img2mesh.geometry.views import Views
 from img2mesh.mesh.config import ExportConfig
-from img2mesh.mesh.render import bilinear, interpolate, ray_scene, tensor
+from img2mesh.mesh.render import THREADS, bilinear, interpolate, ray_scene, tensor
 from img2mesh.mesh.topology import Floats, coincident
 from img2mesh.mesh.uv import TexturedMesh, UnwrappedMesh
 
@@ -161,8 +162,8 @@ def _blend_views(
     texels: _Texels, scene: Any, views: Views, indices: Iterable[int], config: ExportConfig
 ) -> tuple[Floats, Floats]:
     """Mean colour [texel, 3] of those of these views that see each texel, and their weights' sum, 0 where none does."""
-    total, colours = np.zeros(len(texels.points)), np.zeros((len(texels.points), 3))
-    for index in indices:
+
+    def weighted(index: int) -> tuple[Floats, Floats]:
         alpha = views.alpha[index].numpy()
         over_white = views.rgb[index].movedim(0, -1).numpy()
         straight = (over_white - (1 - alpha[..., None])) / np.maximum(alpha[..., None], OPAQUE)
@@ -170,8 +171,13 @@ def _blend_views(
         view = _picture(scene, views.cameras[[index]], np.clip(straight, 0, 1), alpha, coverage=OPAQUE)
         seen, cosine, inside = _see(texels, scene, view)
         weight = cosine**config.angle_power * _smooth_step(inside / max(config.mask_erosion_px, 1e-6))
-        total += weight
-        colours += weight[:, None] * seen
+        return weight, weight[:, None] * seen
+
+    total, colours = np.zeros(len(texels.points)), np.zeros((len(texels.points), 3))
+    with ThreadPoolExecutor(THREADS) as pool:
+        for weight, colour in pool.map(weighted, indices):
+            total += weight
+            colours += colour
     return colours / np.maximum(total, 1e-12)[:, None], np.where(total > 1e-6, total, 0.0)
 
 
