@@ -40,8 +40,9 @@ def extract(sdf: Float[np.ndarray, "z y x"]) -> Mesh:
 def _padded(sdf: Floats, voxel: float) -> Floats:
     padded = np.pad(sdf, 1, constant_values=voxel)
     clearance = CLEARANCE_VOXELS * voxel
-    sign = np.where(padded < 0, -1.0, 1.0)
-    return np.where(np.abs(padded) < clearance, sign * clearance, padded)
+    close = np.abs(padded) < clearance
+    padded[close] = np.where(padded[close] < 0, -clearance, clearance)
+    return padded
 
 
 def _in_world(mesh: Mesh, voxel: Floats) -> Mesh:
