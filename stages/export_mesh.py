@@ -46,6 +46,7 @@ class Params(Model):
 
 def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     """Extract, clean, unwrap, bake, write, preview, score."""
+    from concurrent.futures import ThreadPoolExecutor
     from pathlib import PurePosixPath
 
     import torch
@@ -69,18 +70,24 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     shown = Silhouette(camera=views.cameras[[0]], alpha=picture[..., 3])
     config = params.config
     cleaned = clean(surface, faces=config.faces, speck_share=config.speck_share, picture=shown, remesh=config.remesh)
-    files: dict[str, bytes] = {}
     meshes = levels(cleaned, config.lods)
-    for stem, mesh in reversed(meshes.items()):
-        textured = bake(unwrap(mesh, config.texture_px), views, picture, config)
-        files |= write_files(textured, params.formats, _provenance(inputs, params.model, cleaned.reduced_by), stem=stem)
+    provenance = _provenance(inputs, params.model, cleaned.reduced_by)
     names = [spec.name for spec in specs]
-    files["preview.png"] = png(sheet(textured, views, picture, names, config.preview_px))
+    # Files are encoded beside the rendering.
+    with ThreadPoolExecutor(1) as pool:
+        written = []
+        for stem, mesh in reversed(meshes.items()):
+            textured = bake(unwrap(mesh, config.texture_px), views, picture, config)
+            written.append(pool.submit(write_files, textured, params.formats, provenance, stem=stem))
+        preview = png(sheet(textured, views, picture, names, config.preview_px))
+        front_scores = _front_scores(textured, views.cameras[[0]], picture)
+        files = {name: data for part in written for name, data in part.result().items()}
+    files["preview.png"] = preview
     coarser = {f"faces{stem.removeprefix('mesh')}": float(len(mesh.faces)) for stem, mesh in meshes.items() if stem != "mesh"}
     return MeshAsset(
         source=inputs,
         files={name: store.put_blob(data, MEDIA_TYPES[PurePosixPath(name).suffix]) for name, data in files.items()},
-        scores={**_mesh_scores(cleaned.mesh), **coarser, **_front_scores(textured, views.cameras[[0]], picture)},
+        scores={**_mesh_scores(cleaned.mesh), **coarser, **front_scores},
     )
 
 
