@@ -35,12 +35,14 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     depth = codec.get_tensors(store, inputs.depth)["depth"]
     latents = codec.get_tensors(store, inputs.source.latents)["colour"].float()
     rgb, alpha = decoder.decode_views(network, latents, plain, depth)
-    front, compact = torch.cat([plain.rgb[0], plain.alpha[:1]]), autoencoder.loses_hues(network.decoder.conv_out.out_channels)
+    front, channels = torch.cat([plain.rgb[0], plain.alpha[:1]]), network.decoder.conv_out.out_channels
+    compact = autoencoder.loses_hues(channels)
     if compact:
         vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
         decoded = autoencoder.decode_picture(vae, latents[0])
         rgb = with_colours_of(front, decoded, rgb, alpha)
-    rgb, alpha = autoencoder.with_known(rgb, alpha, front, generated=compact and plain.outlines is not None)
+    origin = autoencoder.origin_of(channels, generated=plain.outlines is not None)
+    rgb, alpha = autoencoder.with_known(rgb, alpha, front, origin=origin)
     if compact:
         [decoded] = with_colours_of(front, decoded, decoded[None], front[3:])
         rgb = with_details_of(front, decoded, rgb, depth, plain.cameras)
@@ -49,7 +51,7 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
 
 
-STAGE = Stage(name="decode", version=8, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
+STAGE = Stage(name="decode", version=9, inputs=CoarseGeometry, params=Params, outputs=AlignedViews, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

@@ -8,7 +8,7 @@ longer than any normal, so that the length says what is covered.
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -21,6 +21,8 @@ from img2mesh.geometry.views import Views
 from img2mesh.models.checkpoint import load_network
 from img2mesh.models.colours import decided, steepened, with_colours_of, within
 from img2mesh.models.placement import at_work, decoding, plan
+
+Origin = Literal["published", "encoded", "generated"]
 
 FRONT, BACK = VIEW_NAMES.index("front"), VIEW_NAMES.index("back")
 # A place of a view that is covered less likely than this is taken for background by the fits: chosen on validation objects.
@@ -138,7 +140,7 @@ def decode_views(
     generated = "coverage" in latents
     if loses_hues(colour.shape[1]):
         rgb = with_colours_of(front, rgb[0], rgb, alpha)
-    rgb, alpha = with_known(rgb, alpha, front, generated=generated)
+    rgb, alpha = with_known(rgb, alpha, front, origin=origin_of(colour.shape[1], generated=generated))
     outlines = _outlines(latents["coverage"].float(), alpha) if generated else None
     return Views(cameras=cameras, rgb=rgb, alpha=alpha, normals=normals, outlines=outlines)
 
@@ -146,6 +148,17 @@ def decode_views(
 def loses_hues(channels: int) -> bool:
     """Whether pictures of so many channels come from a compact network, which has coverage for a fourth one."""
     return channels == 4
+
+
+def origin_of(channels: int, *, generated: bool) -> Origin:
+    """What is known of views that a network of so many channels has decoded.
+
+    Args:
+        generated: Whether they came with coverage, as those of the compact generator do.
+    """
+    if not loses_hues(channels):
+        return "published"
+    return "generated" if generated else "encoded"
 
 
 def decode_picture(network: AutoencoderKL, latent: Float[Tensor, "latent h w"]) -> Float[Tensor, "3 height width"]:
@@ -175,27 +188,39 @@ def with_known(
     alpha: Float[Tensor, "view height width"],
     front: Float[Tensor, "4 height width"],
     *,
-    generated: bool,
+    origin: Origin,
 ) -> tuple[Float[Tensor, "view 3 height width"], Float[Tensor, "view height width"]]:
-    """Decoded views with what the picture over white settles: the front, the outline of the back, and the colours there are.
-
-    Through parallel rays an object's outline from behind is that from the front, mirrored.
+    """Decoded views with what the picture over white settles: the front, outlines, and the colours there are.
 
     Args:
         rgb: Over white.
         alpha: Coverage.
         front: The picture and its coverage.
-        generated: Whether the compact generator made the views, which is unsure of outlines and colours.
+        origin: What the compact generator made is unsure of outlines and colours; what is published is left as it is but for
+            the front and the outline of the back.
     """
-    known = (steepened(alpha) if generated else alpha).clone()
-    known[0], known[BACK] = front[3], front[3].flip(-1)
-    if generated:
+    sides = alpha if origin == "published" else _alike(alpha, front[3])
+    known = (steepened(sides) if origin == "generated" else sides).clone()
+    known[FRONT], known[BACK] = front[3], front[3].flip(-1)
+    if origin == "generated":
         rgb = decided(front, rgb, alpha, known)
     else:
+        changed = [BACK] if origin == "published" else range(1, len(rgb))
         rgb = rgb.clone()
-        rgb[[BACK]] = within(rgb[[BACK]], alpha[[BACK]], known[[BACK]])
-    rgb[0] = front[:3]
+        rgb[changed] = within(rgb[changed], alpha[changed], known[changed])
+    rgb[FRONT] = front[:3]
     return rgb, known
+
+
+def _alike(
+    alpha: Float[Tensor, "view height width"], front: Float[Tensor, "height width"]
+) -> Float[Tensor, "view height width"]:
+    """Coverage as parallel rays of level cameras have it: no higher nor lower than the front's, and mirrored from behind."""
+    sides = torch.minimum(alpha, front.amax(-1, keepdim=True))
+    right, left = (VIEW_NAMES.index(name) for name in ("right", "left"))
+    sides[right] = (sides[right] + sides[left].flip(-1)) / 2
+    sides[left] = sides[right].flip(-1)
+    return sides
 
 
 def resize_rgba(rgba: Float[Tensor, "4 height width"], size_px: int) -> Float[Tensor, "4 size size"]:

@@ -15,10 +15,11 @@ from img2mesh.models.autoencoder import BACK, FRONT
 
 # Points on each ray, and half the length they span, scene units.
 _SAMPLES, _RADIUS = 5, 0.06
-# A point is the one that the other view sees where depths differ by no more than about this, scene units, and colours by this.
-_DEPTH, _ALIKE = 0.06, 0.15
+# A point is the one that the other view sees where depths differ by no more than about this, scene units, and colours by one of
+# these: details are right where they belong alone.
+_DEPTH, _ALIKE_FOR_DETAILS, _ALIKE = 0.06, 0.07, 0.12
 # As much as so many points that agree fully speaks for no details, and for a view's own colour.
-_DOUBT, _OWN = 0.3, 3.0
+_DOUBT, _OWN = 0.3, 2.5
 _COVERED, _SMOOTH_PX = 0.95, 3
 
 
@@ -44,7 +45,8 @@ def with_details_of(
     for view in range(len(rgb)):
         # From behind, depths are those of the front where an object is thin.
         if view != FRONT and not opposite[view, FRONT]:
-            lost, sure = _seen_alike(known, rgb[view], depth[view], cameras[[FRONT]], cameras[[view]])
+            pair = cameras[[FRONT]], cameras[[view]]
+            lost, sure = _seen_alike(known, rgb[view], depth[view], *pair, alike=_ALIKE_FOR_DETAILS)
             made[view] += lost / (sure + _DOUBT)
     return made.clamp(0, 1)
 
@@ -72,8 +74,9 @@ def agreeing(
         total, sure = _OWN * rgb[view], torch.full_like(rgb[view, :1], _OWN)
         for other in range(len(rgb)):
             if other != view and not opposite[view, other]:
-                colours, alike = _seen_alike(known[other], rgb[view], depth[view], cameras[[other]], cameras[[view]])
-                total, sure = total + colours, sure + alike
+                pair = cameras[[other]], cameras[[view]]
+                colours, share = _seen_alike(known[other], rgb[view], depth[view], *pair, alike=_ALIKE)
+                total, sure = total + colours, sure + share
         made[view] = total / sure
     return made
 
@@ -94,6 +97,8 @@ def _seen_alike(
     depth: Float[Tensor, "height width"],
     source: Cameras,
     camera: Cameras,
+    *,
+    alike: float,
 ) -> tuple[Float[Tensor, "3 height width"], Float[Tensor, "1 height width"]]:
     """Sum of the source's values at the points near one view's surface, by how surely it sees the same points, and of that."""
     height, width = depth.shape
@@ -103,7 +108,7 @@ def _seen_alike(
     grid = positions[0] / positions.new_tensor([width, height]) * 2 - 1
     seen = functional.grid_sample(known.expand(_SAMPLES, -1, -1, -1), grid, align_corners=False)
     values, colours, surface, covered = seen.split((3, 3, 1, 1), dim=1)
-    unlike = (colours - _smooth(asking)).square().sum(1, keepdim=True) / _ALIKE**2
+    unlike = (colours - _smooth(asking)).square().sum(1, keepdim=True) / alike**2
     hidden = (surface - behind[0][:, None]).square() / _DEPTH**2
     far = (offsets[:, None] / _RADIUS).square() * 2
     sure = torch.exp(-(unlike + hidden + far) / 2) * (covered > 0.99) * (depth > 0)

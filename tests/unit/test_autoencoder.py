@@ -14,6 +14,7 @@ from img2mesh.models.autoencoder import (
     resize_rgba,
     unpack_colour,
     unpack_normals,
+    with_known,
 )
 
 
@@ -54,3 +55,18 @@ def test_shrinking_does_not_mix_in_the_colour_of_transparent_pixels() -> None:
     rgba[1, 1] = 1.0
     assert resize_rgba(rgba, 1).flatten().tolist() == pytest.approx([1.0, 0.0, 0.0, 0.5])
     assert over_white(resize_rgba(rgba, 1)).flatten().tolist() == pytest.approx([1.0, 0.5, 0.5, 0.5])
+
+
+def test_outlines_of_sides_are_mirrored_and_no_higher_than_the_front() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rgb, alpha = torch.rand(6, 3, 8, 8, generator=generator), torch.rand(6, 8, 8, generator=generator)
+    front = torch.ones(4, 8, 8)
+    front[3, 0] = 0
+    for origin in ("encoded", "generated"):
+        made, known = with_known(rgb, alpha, front, origin=origin)
+        assert torch.equal(known[2], known[4].flip(-1))
+        assert float(known[:, 0].max()) == 0
+        assert torch.equal(made[:, :, 0], torch.ones(6, 3, 8))
+    published, known = with_known(rgb, alpha, front, origin="published")
+    assert torch.equal(known[[1, 2, 4, 5]], alpha[[1, 2, 4, 5]])
+    assert torch.equal(published[[1, 2, 4, 5]], rgb[[1, 2, 4, 5]])
