@@ -45,8 +45,8 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     rgb, alpha = autoencoder.with_known(rgb, alpha, front, origin=origin)
     if compact:
         [decoded] = with_colours_of(front, decoded, decoded[None], front[3:])
-        rgb = with_details_of(front, decoded, rgb, depth, plain.cameras)
-        rgb = agreeing(rgb, alpha, depth, plain.cameras)
+        rgb = with_details_of(front, decoded, rgb, depth, plain.cameras, generated=origin == "generated")
+        rgb = agreeing(rgb, alpha, depth, plain.cameras, generated=origin == "generated")
     aligned = replace(plain, rgb=rgb, alpha=alpha)
     return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
 

@@ -15,9 +15,9 @@ from img2mesh.models.autoencoder import BACK, FRONT
 
 # Points on each ray, and half the length they span, scene units.
 _SAMPLES, _RADIUS = 5, 0.06
-# A point is the one that the other view sees where depths differ by no more than about this, scene units, and colours by one of
-# these: details are right where they belong alone.
-_DEPTH, _ALIKE_FOR_DETAILS, _ALIKE = 0.06, 0.07, 0.12
+# A point is the one that the other view sees where depths differ by no more than about this, scene units, and colours by one
+# of the others: true views differ by what decoding does to them, and details are right in one place; generated ones by more.
+_DEPTH, _DETAILED, _ALIKE, _GENERATED = 0.06, 0.07, 0.12, 0.15
 # As much as so many points that agree fully speaks for no details, and for a view's own colour.
 _DOUBT, _OWN = 0.3, 2.5
 _COVERED, _SMOOTH_PX = 0.95, 3
@@ -29,6 +29,8 @@ def with_details_of(
     rgb: Float[Tensor, "view 3 height width"],
     depth: Float[Tensor, "view height width"],
     cameras: Cameras,
+    *,
+    generated: bool,
 ) -> Float[Tensor, "view 3 height width"]:
     """Decoded views, to which what the decoded front lacks of the front is added where they show the same points.
 
@@ -39,6 +41,7 @@ def with_details_of(
         decoded: What the autoencoder makes of the picture.
         rgb: Views of the same latents.
         depth: z-depth of each view, scene units, 0 in the background.
+        generated: Whether the views are, or true.
     """
     known = _known(front[:3] - decoded, decoded, depth[FRONT], front[3])
     made, opposite = rgb.clone(), facing(cameras)
@@ -46,7 +49,7 @@ def with_details_of(
         # From behind, depths are those of the front where an object is thin.
         if view != FRONT and not opposite[view, FRONT]:
             pair = cameras[[FRONT]], cameras[[view]]
-            lost, sure = _seen_alike(known, rgb[view], depth[view], *pair, alike=_ALIKE_FOR_DETAILS)
+            lost, sure = _seen_alike(known, rgb[view], depth[view], *pair, _GENERATED if generated else _DETAILED)
             made[view] += lost / (sure + _DOUBT)
     return made.clamp(0, 1)
 
@@ -56,6 +59,8 @@ def agreeing(
     alpha: Float[Tensor, "view height width"],
     depth: Float[Tensor, "view height width"],
     cameras: Cameras,
+    *,
+    generated: bool,
 ) -> Float[Tensor, "view 3 height width"]:
     """Views whose colours are means of what they and the others show of the same points.
 
@@ -65,6 +70,7 @@ def agreeing(
         rgb: Over white, in [0, 1], the front first.
         alpha: Their coverage.
         depth: z-depth of each view, scene units, 0 in the background.
+        generated: Whether the views are, or true.
     """
     known = [_known(*one) for one in zip(rgb, rgb, depth, alpha, strict=True)]
     made, opposite = rgb.clone(), facing(cameras)
@@ -75,7 +81,7 @@ def agreeing(
         for other in range(len(rgb)):
             if other != view and not opposite[view, other]:
                 pair = cameras[[other]], cameras[[view]]
-                colours, share = _seen_alike(known[other], rgb[view], depth[view], *pair, alike=_ALIKE)
+                colours, share = _seen_alike(known[other], rgb[view], depth[view], *pair, _GENERATED if generated else _ALIKE)
                 total, sure = total + colours, sure + share
         made[view] = total / sure
     return made
@@ -97,7 +103,6 @@ def _seen_alike(
     depth: Float[Tensor, "height width"],
     source: Cameras,
     camera: Cameras,
-    *,
     alike: float,
 ) -> tuple[Float[Tensor, "3 height width"], Float[Tensor, "1 height width"]]:
     """Sum of the source's values at the points near one view's surface, by how surely it sees the same points, and of that."""

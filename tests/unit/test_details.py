@@ -1,5 +1,6 @@
 """Details carried from the front picture, on a slab whose every pixel is known."""
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -35,11 +36,14 @@ def within(depth: Tensor) -> Tensor:
     return -functional.max_pool2d(-(depth > 0).float()[:, None], 5, 1, 2)[:, 0] > 0
 
 
-def test_what_the_front_has_and_its_decode_lacks_appears_where_the_same_points_are_seen_and_nowhere_else() -> None:
+@pytest.mark.parametrize("generated", [False, True])
+def test_what_the_front_has_and_its_decode_lacks_appears_where_the_same_points_are_seen_and_nowhere_else(
+    *, generated: bool
+) -> None:
     places, depth = slab()
     true, flat = (stripes(places, depth > 0, strength) for strength in (0.1, 0.0))
     front = torch.cat([true[0], (depth[:1] > 0).float()])
-    made = with_details_of(front, flat[0], flat, depth, CAMERAS)
+    made = with_details_of(front, flat[0], flat, depth, CAMERAS, generated=generated)
     inside = within(depth)
     left = [float((made - true)[view].abs().mean(0)[inside[view]].mean()) for view in (1, 5)]
     before = [float((flat - true)[view].abs().mean(0)[inside[view]].mean()) for view in (1, 5)]
@@ -49,22 +53,25 @@ def test_what_the_front_has_and_its_decode_lacks_appears_where_the_same_points_a
     assert torch.equal(made[depth[:, None].expand_as(made) == 0], torch.ones(int((depth == 0).sum()) * 3))
 
 
-def test_views_come_to_agree_about_what_they_see_of_the_same_points_and_front_and_back_stay() -> None:
+@pytest.mark.parametrize("generated", [False, True])
+def test_views_come_to_agree_about_what_they_see_of_the_same_points_and_front_and_back_stay(*, generated: bool) -> None:
     places, depth = slab()
     true = stripes(places, depth > 0, 0.1)
     off = torch.tensor([0.0, 0.05, 0.0, 0.0, 0.0, -0.05])[:, None, None, None]
-    made = agreeing(true + off * (depth[:, None] > 0), (depth > 0).float(), depth, CAMERAS)
+    made = agreeing(true + off * (depth[:, None] > 0), (depth > 0).float(), depth, CAMERAS, generated=generated)
     inside = within(depth)
     left = [float((made - true)[view].abs().mean(0)[inside[view]].mean()) for view in (1, 5)]
     assert max(left) < 0.04
     assert torch.equal(made[[0, 3]], true[[0, 3]])
 
 
-def test_what_looks_otherwise_stays_as_it_is() -> None:
+@pytest.mark.parametrize("generated", [False, True])
+def test_what_looks_otherwise_stays_as_it_is(*, generated: bool) -> None:
     places, depth = slab()
     true, flat = (stripes(places, depth > 0, strength) for strength in (0.1, 0.0))
     other = torch.where(depth[:, None] > 0, torch.tensor([0.9, 0.1, 0.1])[:, None, None], flat)
-    made = with_details_of(torch.cat([true[0], (depth[:1] > 0).float()]), flat[0], other, depth, CAMERAS)
+    made = with_details_of(torch.cat([true[0], (depth[:1] > 0).float()]), flat[0], other, depth, CAMERAS, generated=generated)
     assert float((made - other).abs().amax(1)[within(depth)].max()) < 0.01
     mixed = torch.cat([true[:1], other[1:]])
-    assert float((agreeing(mixed, (depth > 0).float(), depth, CAMERAS) - mixed).abs().amax(1)[within(depth)].max()) < 0.01
+    agreed = agreeing(mixed, (depth > 0).float(), depth, CAMERAS, generated=generated)
+    assert float((agreed - mixed).abs().amax(1)[within(depth)].max()) < 0.01
