@@ -89,9 +89,12 @@ def drop_specks(mesh: Mesh, share: float, picture: Silhouette | None = None) -> 
     keep = (volumes > 0) & (volumes >= share * volumes.max())
     candidates = volumes > 0
     if picture and (candidates & ~keep).any():
-        hit = _components_on_rays(mesh, components, candidates, picture)
-        bare = _components_on_rays(mesh, components, keep, picture) < 0
-        pixels = np.bincount(hit[bare & (hit >= 0)], minlength=len(volumes))
+        bundle = _foreground_rays(picture)
+        hit = _components_on_rays(mesh, components, candidates, bundle)
+        # Rays that first meet what stays are covered whatever goes.
+        unsure = np.flatnonzero(np.isin(hit, np.flatnonzero(candidates & ~keep)))
+        bare = unsure[_components_on_rays(mesh, components, keep, bundle[unsure]) < 0]
+        pixels = np.bincount(hit[bare], minlength=len(volumes))
         keep |= candidates & (pixels >= SHOWN_SHARE * len(hit))
     return compacted(Mesh(vertices=mesh.vertices, faces=mesh.faces[keep[components]]))
 
@@ -111,13 +114,17 @@ def drop_floating(mesh: Mesh) -> Mesh:
     return compacted(Mesh(vertices=mesh.vertices, faces=mesh.faces[~floating[components]]))
 
 
-def _components_on_rays(mesh: Mesh, components: Ints, chosen: npt.NDArray[np.bool_], picture: Silhouette) -> Ints:
-    """For each foreground pixel the first of the chosen components that its ray meets, or -1."""
-    chosen_faces = chosen[components]
-    scene = ray_scene(mesh.vertices, mesh.faces[chosen_faces])
+def _foreground_rays(picture: Silhouette) -> npt.NDArray[np.float32]:
+    """Origin and direction [ray, 6] of each foreground pixel's ray."""
     foreground = picture.alpha >= 128
     origins, directions = rays(picture.camera.resized(foreground.shape[1], foreground.shape[0]))
-    bundle = np.concatenate([origins[0].numpy()[foreground], directions[0].numpy()[foreground]], axis=-1)
-    hits = scene.cast_rays(tensor(bundle.astype(np.float32)))["primitive_ids"].numpy()
+    return np.concatenate([origins[0].numpy()[foreground], directions[0].numpy()[foreground]], axis=-1).astype(np.float32)
+
+
+def _components_on_rays(mesh: Mesh, components: Ints, chosen: npt.NDArray[np.bool_], bundle: npt.NDArray[np.float32]) -> Ints:
+    """For each ray the first of the chosen components that it meets, or -1."""
+    chosen_faces = chosen[components]
+    scene = ray_scene(mesh.vertices, mesh.faces[chosen_faces])
+    hits = scene.cast_rays(tensor(bundle))["primitive_ids"].numpy()
     miss = hits == np.iinfo(hits.dtype).max
     return np.where(miss, -1, components[chosen_faces][np.where(miss, 0, hits)])
