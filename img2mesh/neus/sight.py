@@ -135,7 +135,7 @@ def sight_of(views: Views, view: int, start: Float[Tensor, "z y x"]) -> Sight:
 def _depths(cameras: Cameras, view: int, start: Float[Tensor, "z y x"]) -> Float[Tensor, "depth"]:
     """z-depths a voxel apart over the box of the start."""
     voxel = spacing(start.shape[0])
-    z, y, x = (torch.tensor([side.start, min(side.stop, start.shape[0]) - 1]) for side in box_of(start < 0))
+    z, y, x = (torch.tensor([side.start, side.stop - 1]) for side in box_of(start < 0))
     flat = torch.cartesian_prod(z, y, x) @ torch.tensor([start.shape[0] ** 2, start.shape[0], 1])
     away = project(cameras[[view]], corner_points(flat, start.shape[0])[None])[1]
     return torch.arange(float(away.min()), float(away.max()) + voxel, voxel)
@@ -180,7 +180,7 @@ def pixel_of(
 
 
 def box_of(flags: Bool[Tensor, "*axes"]) -> tuple[slice, ...]:
-    """The box of what is flagged, with a margin."""
+    """The box of what is flagged, with a margin where there is room."""
     places = flags.nonzero()
     low, high = (places.amin(0) - _MARGIN).clamp(min=0).tolist(), (places.amax(0) + 1 + _MARGIN).tolist()
-    return tuple(slice(first, last) for first, last in zip(low, high, strict=True))
+    return tuple(slice(first, min(last, size)) for first, last, size in zip(low, high, flags.shape, strict=True))

@@ -12,6 +12,7 @@ from img2mesh.geometry.views import Views
 from img2mesh.neus.carving import carved
 from img2mesh.neus.grid import corner_points
 from img2mesh.neus.hull import build_hull
+from img2mesh.neus.sight import box_of
 
 SIDE = 64
 Blocks = dict[str, tuple[tuple[float, float, float], tuple[float, float, float], tuple[int, int, int]]]
@@ -129,3 +130,9 @@ def test_a_convex_object_keeps_its_hull() -> None:
     radius = corner_points(torch.arange(SIDE**3), SIDE).norm(dim=-1).reshape(start.shape)
     lost = (carved(views, start) >= 0) & (radius < 0.6 - 2 * 2 / SIDE)
     assert int(lost.sum()) == 0
+
+
+def test_a_box_has_a_margin_where_the_picture_has_room() -> None:
+    flags = torch.zeros(9, 12, dtype=torch.bool)
+    flags[1, 11] = flags[4, 6] = True
+    assert box_of(flags) == (slice(0, 8), slice(3, 12))
