@@ -35,18 +35,18 @@ def run(inputs: CoarseGeometry, params: Params, store: Store) -> AlignedViews:
     depth = codec.get_tensors(store, inputs.depth)["depth"]
     latents = codec.get_tensors(store, inputs.source.latents)["colour"].float()
     rgb, alpha = decoder.decode_views(network, latents, plain, depth)
-    front, channels = torch.cat([plain.rgb[0], plain.alpha[:1]]), network.decoder.conv_out.out_channels
-    compact = autoencoder.loses_hues(channels)
-    if compact:
+    front = torch.cat([plain.rgb[0], plain.alpha[:1]])
+    origin = autoencoder.origin_of(network.decoder.conv_out.out_channels, generated=plain.outlines is not None)
+    if origin != "published":
         vae = autoencoder.load(params.autoencoder.name, params.autoencoder.sha256)
         decoded = autoencoder.decode_picture(vae, latents[0])
         rgb = with_colours_of(front, decoded, rgb, alpha)
-    origin = autoencoder.origin_of(channels, generated=plain.outlines is not None)
     rgb, alpha = autoencoder.with_known(rgb, alpha, front, origin=origin)
-    if compact:
+    if origin != "published":
+        generated = origin == "generated"
         [decoded] = with_colours_of(front, decoded, decoded[None], front[3:])
-        rgb = with_details_of(front, decoded, rgb, depth, plain.cameras, generated=origin == "generated")
-        rgb = agreeing(rgb, alpha, depth, plain.cameras, generated=origin == "generated")
+        rgb = with_details_of(front, decoded, rgb, depth, plain.cameras, generated=generated)
+        rgb = agreeing(rgb, alpha, depth, plain.cameras, generated=generated)
     aligned = replace(plain, rgb=rgb, alpha=alpha)
     return AlignedViews(source=inputs, views=codec.put_views(store, aligned))
 

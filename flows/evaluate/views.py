@@ -85,7 +85,6 @@ def views(
 
 
 def _generated(bench: "Workbench", sample: "Sample", name: str, *, guided: bool) -> "dict[str, Pictures]":
-
     latents = bench.latents(sample.picture(), name)
     if not guided:
         return {"generated": bench.plain_pictures(latents)}

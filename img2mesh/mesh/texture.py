@@ -164,6 +164,7 @@ def _blend_views(
     """Mean colour [texel, 3] of those of these views that see each texel, and their weights' sum, 0 where none does."""
 
     def weighted(index: int) -> tuple[Floats, Floats]:
+        """How much one view counts at each texel, and that times its colour."""
         alpha = views.alpha[index].numpy()
         over_white = views.rgb[index].movedim(0, -1).numpy()
         straight = (over_white - (1 - alpha[..., None])) / np.maximum(alpha[..., None], OPAQUE)

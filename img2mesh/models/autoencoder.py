@@ -24,7 +24,7 @@ from img2mesh.models.placement import at_work, decoding, plan
 
 Origin = Literal["published", "encoded", "generated"]
 
-FRONT, BACK = VIEW_NAMES.index("front"), VIEW_NAMES.index("back")
+FRONT, RIGHT, BACK, LEFT = (VIEW_NAMES.index(name) for name in ("front", "right", "back", "left"))
 # A place of a view that is covered less likely than this is taken for background by the fits: chosen on validation objects.
 _COVERED_FROM = 0.58
 
@@ -138,25 +138,23 @@ def decode_views(
         (rgb, alpha), normals = unpack_colour(colour), unpack_normals(normal)
     front = over_white(resize_rgba(front_rgba, cameras.width_px))
     generated = "coverage" in latents
-    if loses_hues(colour.shape[1]):
+    origin = origin_of(colour.shape[1], generated=generated)
+    if origin != "published":
         rgb = with_colours_of(front, rgb[0], rgb, alpha)
-    rgb, alpha = with_known(rgb, alpha, front, origin=origin_of(colour.shape[1], generated=generated))
+    rgb, alpha = with_known(rgb, alpha, front, origin=origin)
     outlines = _outlines(latents["coverage"].float(), alpha) if generated else None
     return Views(cameras=cameras, rgb=rgb, alpha=alpha, normals=normals, outlines=outlines)
 
 
-def loses_hues(channels: int) -> bool:
-    """Whether pictures of so many channels come from a compact network, which has coverage for a fourth one."""
-    return channels == 4
-
-
 def origin_of(channels: int, *, generated: bool) -> Origin:
-    """What is known of views that a network of so many channels has decoded.
+    """Where views come from that a network of so many channels has decoded.
+
+    Only a compact network has coverage for a fourth channel, and only such a one loses hues.
 
     Args:
         generated: Whether they came with coverage, as those of the compact generator do.
     """
-    if not loses_hues(channels):
+    if channels == 3:
         return "published"
     return "generated" if generated else "encoded"
 
@@ -199,8 +197,9 @@ def with_known(
         origin: What the compact generator made is unsure of outlines and colours; what is published is left as it is but for
             the front and the outline of the back.
     """
-    sides = alpha if origin == "published" else _alike(alpha, front[3])
-    known = (steepened(sides) if origin == "generated" else sides).clone()
+    known = alpha.clone() if origin == "published" else _alike(alpha, front[3])
+    if origin == "generated":
+        known = steepened(known)
     known[FRONT], known[BACK] = front[3], front[3].flip(-1)
     if origin == "generated":
         rgb = decided(front, rgb, alpha, known)
@@ -217,9 +216,8 @@ def _alike(
 ) -> Float[Tensor, "view height width"]:
     """Coverage as parallel rays of level cameras have it: no higher nor lower than the front's, and mirrored from behind."""
     sides = torch.minimum(alpha, front.amax(-1, keepdim=True))
-    right, left = (VIEW_NAMES.index(name) for name in ("right", "left"))
-    sides[right] = (sides[right] + sides[left].flip(-1)) / 2
-    sides[left] = sides[right].flip(-1)
+    sides[RIGHT] = (sides[RIGHT] + sides[LEFT].flip(-1)) / 2
+    sides[LEFT] = sides[RIGHT].flip(-1)
     return sides
 
 

@@ -265,6 +265,7 @@ def _batches(level: _Level, band: Band, steps: int, generator: torch.Generator) 
     edges = torch.searchsorted(number, torch.tensor(cuts, device=device)).tolist()
 
     def batch(part: int) -> _Batch:
+        """One part of the rays, with the maps from the band to their samples."""
         inside, rows = slice(edges[part], edges[part + 1]), order[ray[cuts[part] : cuts[part + 1]]]
         slots, weights = corners(samples.points[inside], band.resolution)
         return _Batch(
