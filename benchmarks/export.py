@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from img2mesh.data.dataset import RenderedObjects
+from img2mesh.errors import NumericalError
 from img2mesh.geometry.cameras import orbit, project
 from img2mesh.geometry.views import Views
 from img2mesh.mesh.clean import Silhouette, clean, drop_specks
@@ -90,7 +91,12 @@ def objects(folder: Path, resolution: int, count: int, done: set[str]) -> Iterat
             views = Views(
                 cameras=orbit(size_px=sample.alpha.shape[-1]), rgb=sample.rgb, alpha=sample.alpha, normals=sample.normals
             )
-            yield Case(name=name, sdf=fused(views, sample.depth, resolution), views=views)
+            try:
+                sdf = fused(views, sample.depth, resolution)
+            except NumericalError as error:
+                print(f"{name}: {error}")
+                continue
+            yield Case(name=name, sdf=sdf, views=views)
 
 
 def fused(views: Views, depth: torch.Tensor, resolution: int) -> np.ndarray:

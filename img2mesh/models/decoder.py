@@ -113,11 +113,20 @@ class DepthGuidedDecoder(nn.Module):
         output = self.decoder.conv_out(self.decoder.conv_act(self.decoder.conv_norm_out(hidden)))
         return self.decoder.time_conv_out(output.unflatten(0, sequences.shape).movedim(2, 1)).movedim(1, 2).flatten(0, 1)
 
-    def with_radius(self, radius: float) -> "DepthGuidedDecoder":
-        """The same network, asking points up to another distance from the surface, scene units."""
+    def asking(self, *, radius: float | None = None, density: float = 1.0) -> "DepthGuidedDecoder":
+        """The same network, asking points up to another distance from the surface, or more or fewer of them.
+
+        Args:
+            radius: Scene units; None: as trained.
+            density: Points a ray, times the trained number. What was learned of their places is interpolated.
+        """
         other = copy.deepcopy(self)
-        for attention in other.attentions.values():
-            cast("DepthTruncatedEpipolarAttention", attention).radius = radius
+        for module in other.attentions.values():
+            attention = cast("DepthTruncatedEpipolarAttention", module)
+            attention.radius = attention.radius if radius is None else radius
+            attention.samples = max(1, round(density * attention.samples))
+            places = functional.interpolate(attention.place.T[None], attention.samples, mode="linear")[0].T
+            attention.place = nn.Parameter(places.contiguous(), requires_grad=attention.place.requires_grad)
         return other
 
 

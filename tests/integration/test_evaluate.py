@@ -63,6 +63,7 @@ def test_true_views_agree_best_and_decoders_are_compared_on_the_same_latents(vie
     errors = {name: rows[0]["reprojection"] for name, rows in comparison["scores"].items() if "carried" not in name}
     assert min(errors, key=lambda name: errors[name]) == "true views"
     assert "psnr_db" not in comparison["differences"]["true views"]
+    assert (tmp_path / "decoder_encoded_curves.png").is_file()
 
 
 @pytest.mark.slow

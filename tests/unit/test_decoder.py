@@ -108,6 +108,20 @@ def test_full_epipolar_attention_asks_nothing_of_the_depth() -> None:
     assert changed_views(network, front=1.0) == list(range(6))
 
 
+@torch.no_grad()
+def test_asked_at_other_points_it_keeps_what_it_learned_of_their_places() -> None:
+    network = shaken()
+    inputs = torch.randn(6, 4, 4, 4), torch.zeros(4, 32, 32), torch.full((6, 32, 32), 2.0), orbit(size_px=32)
+    assert torch.equal(network.asking(radius=0.1, density=1)(*inputs), network(*inputs))
+    network.attentions["0"].place.copy_(torch.arange(7.0)[:, None].expand(7, network.attentions["0"].hidden))
+    denser = network.asking(density=2)
+    assert [attention.samples for attention in denser.attentions.values()] == [14, 14, 14, 4]
+    # Two points in each of the seven strata: a quarter of a stratum to either side.
+    places = denser.attentions["0"].place[:, 0]
+    assert torch.allclose(places[1:-1], torch.arange(14)[1:-1] / 2 - 0.25)
+    assert not torch.allclose(denser(*inputs), network(*inputs), atol=1e-3)
+
+
 def temporal(widths: tuple[int, ...]) -> AutoencoderKLTemporalDecoder:
     """Diffusers' own network at some size; at the widths (128, 256, 512, 512) that of Stable Video Diffusion."""
     torch.manual_seed(0)

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from img2mesh.data.dataset import Sample
 from img2mesh.errors import InputError
+from img2mesh.evaluation.figures import write_curves
 from img2mesh.evaluation.meshes import copied_hull, inflated
 from img2mesh.evaluation.report import Comparison, Results
 from img2mesh.evaluation.views import Pictures, copied_front, picture_scores
@@ -161,6 +163,15 @@ def test_a_report_says_means_and_differences(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "views.json").read_text(encoding="utf-8"))
     assert document["comparisons"][0]["differences"]["copy"]["psnr_db"]["mean"] == 2.0
     assert document["comparisons"][0]["scores"] == rows
+
+
+def test_scores_over_a_setting_become_a_picture(tmp_path: Path) -> None:
+    rows = {f"ours, r {r}": [{"psnr_db": 30 + r}, {"psnr_db": 31 + r}] for r in (0.1, 0.2)} | {"plain": [{"psnr_db": 29.0}] * 2}
+    comparison = Comparison(title="Encoded latents", objects=["a", "b"], rows=rows, reference="ours, r 0.1")
+    write_curves(tmp_path / "curves.png", comparison, "r", {"ours": [(r, f"ours, r {r}") for r in (0.1, 0.2)]})
+    picture = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
+    # A coloured line and its band; the grey ones say nothing of this.
+    assert ((picture.max(-1).astype(int) - picture.min(-1)) > 40).sum() > 500
 
 
 def test_a_variant_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
