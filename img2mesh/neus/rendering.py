@@ -8,39 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def log_transparency(
-    before: Float[Tensor, "*sections"], after: Float[Tensor, "*sections"], inv_std: float
-) -> Float[Tensor, "*sections"]:
-    """Logarithm of one minus the opacity of sections of rays, never positive.
-
-    With S the logistic function, NeuS' opacity (S(f0) - S(f1)) / S(f0) is 1 - S(f1) / S(f0), so its complement is a difference
-    of log-sigmoids: finite everywhere, also where the plain quotient becomes 0 / 0 deep inside the surface.
-
-    Args:
-        before: Signed distance where each section begins, scene units, positive outside.
-        after: The same where it ends.
-        inv_std: Sharpness of the logistic density, 1 / scene units, positive.
-
-    Source: Wang et al., NeuS, 2021, equation 13.
-    """
-    return (F.logsigmoid(after * inv_std) - F.logsigmoid(before * inv_std)).clamp(max=0)
-
-
-def alpha_from_sdf(sdf: Float[Tensor, "*rays samples"], inv_std: float) -> Float[Tensor, "*rays samples-1"]:
-    """Opacity of each section between neighbouring samples, from log space.
-
-    Args:
-        sdf: Signed distance, scene units, positive outside; samples ordered along the ray.
-        inv_std: Sharpness of the logistic density, 1 / scene units, positive.
-
-    Returns:
-        Opacities in [0, 1]; zero wherever the ray leaves the surface.
-
-    Source: Wang et al., NeuS, 2021, equation 13.
-    """
-    return -torch.expm1(log_transparency(sdf[..., :-1], sdf[..., 1:], inv_std))
-
-
 class _ScanWithinRays(torch.autograd.Function):
     """Running sums that start anew with each ray, in log2(samples) shifted additions: no order of addition is left open."""
 
@@ -80,15 +47,19 @@ def scan_within_rays(values: Float[Tensor, "samples"], place: Int[Tensor, "sampl
 def sample_weights(sdf: Float[Tensor, "samples"], place: Int[Tensor, "samples"], inv_std: float) -> Float[Tensor, "samples"]:
     """What each sample contributes to its ray: half of the sections on either side of it.
 
-    The weights of a ray add up to its opacity, which is one minus the product of its sections' transparencies.
+    The weights of a ray add up to its opacity, which is one minus the product of its sections' transparencies. With S the
+    logistic function, NeuS' opacity of a section (S(f0) - S(f1)) / S(f0) is 1 - S(f1) / S(f0), so its complement is a
+    difference of log-sigmoids: finite everywhere, also where the plain quotient becomes 0 / 0 deep inside the surface.
 
     Args:
         sdf: Signed distance of the samples, scene units; ordered along each ray, rays one after another.
         place: Number of each sample in its ray, from 0.
-        inv_std: 1 / scene units.
+        inv_std: Sharpness of the logistic density, 1 / scene units, positive.
+
+    Source: Wang et al., NeuS, 2021, equation 13.
     """
     inside = torch.cat([place[1:] > 0, place.new_zeros(1, dtype=torch.bool)])
-    # As `log_transparency`, with each logarithm taken once; a ray's last sample begins no section.
+    # Each logarithm is taken once; a ray's last sample begins no section.
     logs = F.logsigmoid(sdf * inv_std)
     clear = (logs.roll(-1) - logs).clamp(max=0) * inside
     passed = torch.exp(scan_within_rays(clear, place) - clear)

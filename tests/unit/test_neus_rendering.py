@@ -1,11 +1,12 @@
 """NeuS' opacity against its limits, and volume rendering against sums worked out by hand."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
-from img2mesh.neus.rendering import alpha_from_sdf, log_transparency, sample_weights, scan_within_rays
+from img2mesh.neus.rendering import sample_weights, scan_within_rays
 from img2mesh.neus.sparse import from_rows, sum_of_groups
 
 
@@ -13,30 +14,32 @@ def logistic(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
+def opacity(*sdf: float, inv_std: float) -> float:
+    """Of one ray."""
+    return float(sample_weights(torch.tensor(sdf), torch.arange(len(sdf)), inv_std).sum())
+
+
 def test_opacity_is_the_relative_drop_of_the_logistic() -> None:
-    alpha = alpha_from_sdf(torch.tensor([0.2, -0.1]), inv_std=10.0)
     expected = (logistic(2.0) - logistic(-1.0)) / logistic(2.0)
-    assert alpha.item() == pytest.approx(expected, abs=1e-6)
+    assert opacity(0.2, -0.1, inv_std=10.0) == pytest.approx(expected, abs=1e-6)
 
 
 def test_opacity_is_zero_where_the_ray_leaves() -> None:
-    assert alpha_from_sdf(torch.tensor([-0.3, -0.1, 0.2]), inv_std=50.0).tolist() == [0.0, 0.0]
+    assert opacity(-0.3, -0.1, 0.2, inv_std=50.0) == 0.0
 
 
 def test_opacity_stays_exact_deep_inside_where_the_plain_quotient_is_zero_by_zero() -> None:
-    alpha = alpha_from_sdf(torch.tensor([-1.0, -1.001]), inv_std=1000.0)
     # Far inside S(x) = exp(x), so the opacity is 1 - exp(-1000 * 0.001).
-    assert alpha.item() == pytest.approx(1 - math.exp(-1), abs=1e-4)
+    assert opacity(-1.0, -1.001, inv_std=1000.0) == pytest.approx(1 - math.exp(-1), abs=1e-4)
 
 
-def test_transparency_far_outside_and_gradient_are_finite() -> None:
-    before = torch.tensor([5.0, -5.0, 1e-9], requires_grad=True)
-    log = log_transparency(before, torch.tensor([4.0, -6.0, 0.0]), inv_std=1e4)
-    log.sum().backward()
-    assert log[0].item() == 0.0
-    assert torch.isfinite(log).all()
-    assert before.grad is not None
-    assert torch.isfinite(before.grad).all()
+def test_weights_far_outside_and_deep_inside_and_their_gradient_are_finite() -> None:
+    sdf = torch.tensor([5.0, 4.0, -5.0, -6.0, 1e-9, 0.0], requires_grad=True)
+    weights = sample_weights(sdf, torch.tensor([0, 1, 0, 1, 0, 1]), inv_std=1e4)
+    assert weights[:2].tolist() == [0.0, 0.0]
+    [gradient] = torch.autograd.grad(weights.square().sum(), sdf)
+    assert torch.isfinite(weights).all()
+    assert torch.isfinite(gradient).all()
 
 
 def test_scan_starts_anew_with_each_ray() -> None:
@@ -54,8 +57,9 @@ def test_weights_of_a_ray_are_its_opacity() -> None:
     place = torch.tensor([0, 1, 2, 3, 0, 1])
     weights = sample_weights(sdf, place, inv_std=8.0)
     for ray in (slice(0, 4), slice(4, 6)):
-        expected = 1 - torch.prod(1 - alpha_from_sdf(sdf[ray], inv_std=8.0))
-        assert weights[ray].sum().item() == pytest.approx(expected.item(), abs=1e-6)
+        drops = [max(0.0, 1 - logistic(8 * after) / logistic(8 * before)) for before, after in pairwise(sdf[ray].tolist())]
+        expected = 1 - math.prod(1 - drop for drop in drops)
+        assert weights[ray].sum().item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_weights_gather_at_the_crossing() -> None:
