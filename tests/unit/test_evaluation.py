@@ -184,6 +184,14 @@ def test_a_variant_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
         load_variant(tmp_path / "bad.safetensors")
 
 
+def test_a_variant_does_not_take_the_place_of_another_row() -> None:
+    from flows.evaluate import app
+
+    result = CliRunner().invoke(app, ["decoder", "nowhere", "--variant", "plain=decoder.safetensors"])
+    assert isinstance(result.exception, InputError)
+    assert "would take the place of the row 'plain'" in str(result.exception)
+
+
 @pytest.mark.parametrize("text", ["", "0.1;0.2", "0.1,-1", "nan,"])
 def test_lists_of_numbers_are_numbers(text: str) -> None:
     from flows.evaluate import app
