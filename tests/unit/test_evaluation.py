@@ -166,7 +166,8 @@ def test_a_report_says_means_and_differences(tmp_path: Path) -> None:
 
 
 def test_scores_over_a_setting_become_a_picture(tmp_path: Path) -> None:
-    rows = {f"ours, r {r}": [{"psnr_db": 30 + r}, {"psnr_db": 31 + r}] for r in (0.1, 0.2)} | {"plain": [{"psnr_db": 29.0}] * 2}
+    scores = {f"ours, r {r}": (30 + r, 32 + r) for r in (0.1, 0.2)} | {"plain": (29.0, 29.5)}
+    rows = {name: [{"psnr_db": each, "reprojection": 1 / each} for each in both] for name, both in scores.items()}
     comparison = Comparison(title="Encoded latents", objects=["a", "b"], rows=rows, reference="ours, r 0.1")
     write_curves(tmp_path / "curves.png", comparison, "r", {"ours": [(r, f"ours, r {r}") for r in (0.1, 0.2)]})
     picture = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
