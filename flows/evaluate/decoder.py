@@ -107,8 +107,8 @@ def decoder(
 ) -> None:
     """Score decoders on the same latents: pictures of the five unseen views, and how well neighbouring views agree.
 
-    Without --variant it is the preset's decoder against the plain one. With several depths, noises or radii each decoder has a
-    row for each, and where one of them varies, a figure. The sheet shows the true views, then each row's.
+    Without --variant it is the preset's decoder against the plain one. With several depths, noises, radii or densities each
+    decoder has a row for each, and where one of them varies, a figure. The sheet shows the true views, then each row's.
     """
     from flows.workbench import evenly, samples
     from img2mesh.evaluation.decoder import Judges
@@ -126,6 +126,7 @@ def decoder(
     ]
     bench, judges = open_workbench(preset, store, seed), Judges(lpips=load_lpips(), matchers=matchers())
     networks = _variants(bench, variant or [])
+    asked = [(setting, _asked(networks, setting, settings)) for setting in settings]
     data, chosen = samples(views, split, count=count, size_px=bench.preset.view_size_px)
     shown = {item for _, item in evenly(chosen, min(sheet, len(chosen)))} if sheet else set()
     rows: dict[str, Rows] = {source: {} for source in sources}
@@ -142,7 +143,7 @@ def decoder(
             continue
         done.append(name)
         for source, (_, scene) in scenes.items():
-            decoded = _decoded(bench, networks, scene, settings) | {DELIVERED: delivered[source]}
+            decoded = _decoded(bench, asked, scene) | {DELIVERED: delivered[source]}
             pictures[source] += [list(p) for p in (sample.rgb, *(d.rgb for d in decoded.values()))] if item in shown else []
             _add_decoder_rows(rows[source], decoded, scene, judges)
         tell(number, len(chosen), name)
@@ -225,8 +226,18 @@ def _scene(bench: "Workbench", sample: "Sample", name: str, *, source: str) -> "
     return coarse, scene
 
 
+def _asked(
+    networks: "dict[str, DepthGuidedDecoder]", setting: Setting, settings: list[Setting]
+) -> "dict[str, DepthGuidedDecoder]":
+    """The decoders as one setting has them, by the names of their rows."""
+    return {
+        name + setting.label(settings): network.asking(radius=setting.radius, density=setting.density)
+        for name, network in networks.items()
+    }
+
+
 def _decoded(
-    bench: "Workbench", networks: "dict[str, DepthGuidedDecoder]", scene: "Scene", settings: list[Setting]
+    bench: "Workbench", asked: "list[tuple[Setting, dict[str, DepthGuidedDecoder]]]", scene: "Scene"
 ) -> "dict[str, Pictures]":
     """Pictures by decoder, and by what guides it where that is more than one thing; the plain decoder's at the end."""
     from img2mesh.evaluation.decoder import decode_guided, decode_plain
@@ -236,11 +247,9 @@ def _decoded(
 
     plain = load(bench.preset.autoencoder.name, bench.preset.autoencoder.sha256)
     decoded: dict[str, Pictures] = {}
-    for setting in settings:
+    for setting, networks in asked:
         guided = replace(scene, depth=_guide(scene, setting, bench.seed))
-        for name, network in networks.items():
-            asked = network.asking(radius=setting.radius, density=setting.density)
-            decoded[name + setting.label(settings)] = decode_guided(asked, guided)
+        decoded |= {name: decode_guided(network, guided) for name, network in networks.items()}
     alone = decode_plain(plain, scene)
     if scene.geometry is not scene.truth.depth:
         return {**decoded, "plain": alone}
