@@ -39,12 +39,23 @@ def vae(views: Views, out: Out = Path("runs/vae"), steps: Steps = 3600, seed: Se
 
 
 @app.command()
-def regressor(views: Views, out: Out = Path("runs/regressor"), steps: Steps = 3600, seed: Seed = 0) -> None:
+def regressor(
+    views: Views,
+    *,
+    base: Annotated[
+        Path | None, typer.Option(help="Weights of the first guess to start as.", show_default="published features")
+    ] = None,
+    out: Out = Path("runs/regressor"),
+    steps: Steps = 3600,
+    seed: Seed = 0,
+) -> None:
     """Train the first guess of six views from one, which the generator starts from."""
     from img2mesh.models.features import published_features
     from img2mesh.training.regressor import RegressorConfig, train_regressor
 
-    _finish(train_regressor(views, published_features(), out, RegressorConfig.of(steps=steps, seed=seed), device=_device()))
+    config = (RegressorConfig.onwards if base else RegressorConfig.of)(steps=steps, seed=seed)
+    features = None if base else published_features()
+    _finish(train_regressor(views, out, config, device=_device(), features=features, base=base))
 
 
 @app.command()

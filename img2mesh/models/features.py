@@ -18,11 +18,13 @@ _STEM = 32
 # After which blocks the features are taken: the ends of the last two stages, a sixteenth and a thirty-second of the picture.
 _TAKEN = (10, 14)
 FEATURE_CHANNELS = (112, 192)
+# Blocks before a picture has been shrunk to a sixteenth.
+_EARLY = 5
 _NORM_EPS = 1e-3
 
 
 class PictureFeatures(nn.Module):
-    """Features at a sixteenth and at a thirty-second of a picture's side; never trained further.
+    """Features at a sixteenth and at a thirty-second of a picture's side; what comes before a sixteenth is never trained.
 
     Source: Tan and Le, EfficientNet, 2019, in the Lite0 form: no squeeze-and-excitation, ReLU6.
     """
@@ -33,7 +35,9 @@ class PictureFeatures(nn.Module):
         rows = [(e, c, s if first else 1, k) for e, c, n, s, k in _STAGES for first in (True, *(False,) * (n - 1))]
         widths = pairwise([_STEM, *(channels for _, channels, _, _ in rows)])
         self.blocks = nn.ModuleList(_Block(*sides, e, s, k) for sides, (e, _, s, k) in zip(widths, rows, strict=True))
-        self.requires_grad_(requires_grad=False)
+        # Edges and textures are what they are, and large pictures are what training costs.
+        for part in (self.stem, *self.blocks[:_EARLY]):
+            part.requires_grad_(requires_grad=False)
 
     def forward(self, rgb: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
         """Features of pictures over white in [0, 1], `FEATURE_CHANNELS` of them."""

@@ -27,7 +27,7 @@ class ViewRegressor(nn.Module):
             see the features.
 
     Attributes:
-        pictures: The frozen network whose features it takes.
+        pictures: The network whose features it takes.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -86,9 +86,12 @@ class ViewRegressor(nn.Module):
         """Colour over white and coverage in [0, 1], world normals: the mean of what the front and its mirror image say."""
         both = torch.cat([front, front.flip(-1)])
         shrunk = functional.adaptive_avg_pool2d(both, self.size_px)
-        seen = functional.interpolate(both[:, :3], size=_SEEN * self.size_px, mode="bilinear", antialias=True)
-        straight, mirrored = shown(self(shrunk, self.pictures(seen))).chunk(2)
+        straight, mirrored = shown(self(shrunk, self.pictures(self.seen(both)[:, :3]))).chunk(2)
         return (straight + reflected(mirrored)) / 2
+
+    def seen(self, front: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel seen seen"]:
+        """Pictures as large as their features are taken of them."""
+        return functional.interpolate(front, size=_SEEN * self.size_px, mode="bilinear", antialias=True)
 
 
 def shown(raw: Float[Tensor, "batch view 7 small small"]) -> Float[Tensor, "batch view 7 small small"]:

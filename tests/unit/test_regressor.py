@@ -1,6 +1,7 @@
 """The first guess of the views, the features it is told, and what the generator makes of both."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from img2mesh.errors import InputError
 from img2mesh.models.autoencoder import BACK
 from img2mesh.models.checkpoint import read_weights, save_weights
 from img2mesh.models.features import PictureFeatures, folded
 from img2mesh.models.multiview import MultiviewGenerator
 from img2mesh.models.regressor import ViewRegressor, reflected
 from img2mesh.training.multiview import _go_on
-from img2mesh.training.regressor import _recoloured, _stretched
+from img2mesh.training.regressor import CONFIG, _Change, _guess_of
 
 SMALL = {"size_px": 32, "channels": [8, 8, 16, 16], "dropout": 0.2}
 
@@ -89,8 +91,7 @@ def test_a_taller_object_has_flatter_normals_and_the_same_longest_side() -> None
     views[:, :, :3] = 1
     views[:, :, 3, 8:24, 8:24] = 1
     views[:, :, 5:7, 8:24, 8:24] = 0.5**0.5
-    generator = torch.Generator().manual_seed(2)
-    taller = _stretched(views, 0.35, generator)
+    taller = _Change.drawn(views, 0.35, torch.Generator().manual_seed(1)).of(views)
     inside = taller[0, 0, 3] >= 0.5
     height, width = int(inside.any(dim=1).sum()), int(inside.any(dim=0).sum())
     assert max(height, width) == pytest.approx(16, abs=1)
@@ -106,14 +107,35 @@ def test_colours_change_alike_in_all_views_and_white_stays() -> None:
     views = torch.rand(8, 6, 7, 32, 32)
     views[:, :, 3] = (views[:, :, 3] > 0.5).float()
     views[:, :, :3] = torch.where(views[:, :, 3:4] > 0, torch.tensor([0.2, 0.4, 0.6])[:, None, None], torch.ones(()))
-    changed = _recoloured(views, torch.Generator().manual_seed(0))
+    change = _Change.drawn(views, 0.0, torch.Generator().manual_seed(0))
+    changed = replace(change, mirrored=torch.zeros(8, dtype=torch.bool)).of(views)
     assert torch.all(changed[:, :, :3][(views[:, :, 3:4] == 0).expand(-1, -1, 3, -1, -1)] == 1)
-    assert torch.equal(changed[:, :, 3:], views[:, :, 3:])
+    torch.testing.assert_close(changed[:, :, 3], views[:, :, 3])
     covered = views[:, :, 3] > 0
-    for before, after, inside in zip(views, changed, covered, strict=True):
-        colours = after[:, :3].movedim(1, -1)[inside].unique(dim=0)
-        assert len(colours) == 1
-        assert before.shape == after.shape
+    found = [after[:, :3].movedim(1, -1)[inside] for after, inside in zip(changed, covered, strict=True)]
+    assert all(torch.allclose(colours, colours[:1], atol=1e-5) for colours in found)
+    assert len({tuple(colours[0].mul(1000).round().tolist()) for colours in found}) > 2
+
+
+def test_a_front_changes_as_the_front_among_its_views_does() -> None:
+    torch.manual_seed(0)
+    views = functional.interpolate(torch.rand(8 * 6, 7, 4, 4), size=32).unflatten(0, (8, 6))
+    views[:, :, :3] = views[:, :, :3] * views[:, :, 3:4] + 1 - views[:, :, 3:4]
+    change = _Change.drawn(views, 0.35, torch.Generator().manual_seed(4))
+    assert 0 < change.mirrored.sum() < 8
+    torch.testing.assert_close(change.of(views[:, :1, :4]), change.of(views)[:, :1, :4])
+
+
+def test_a_regressor_goes_on_from_a_generator_s_or_says_that_there_is_none(tmp_path: Path) -> None:
+    network = ViewRegressor(CONFIG)
+    inside = {f"guess.{name}": value for name, value in network.state_dict().items()}
+    save_weights(tmp_path / "generator.safetensors", inside | {"unet.a": torch.ones(1)}, {"guess": CONFIG})
+    save_weights(tmp_path / "regressor.safetensors", network.state_dict(), CONFIG)
+    first, second = (_guess_of(tmp_path / f"{name}.safetensors") for name in ("generator", "regressor"))
+    assert first.keys() == second.keys() == network.state_dict().keys()
+    save_weights(tmp_path / "none.safetensors", {"unet.a": torch.ones(1)}, {"unet": {}})
+    with pytest.raises(InputError, match="give those of a regressor"):
+        _guess_of(tmp_path / "none.safetensors")
 
 
 def test_a_generator_tells_each_view_its_guess_and_the_back_the_mirror_image() -> None:
