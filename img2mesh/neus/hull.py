@@ -94,11 +94,12 @@ def with_room(hull: Hull, resolution: int, *, sparing: bool = False) -> Hull:
     """The hull with so much slack that at least one voxel of a grid is left behind every foreground pixel of the front.
 
     Args:
-        sparing: No slack at the rim of what has enough; then only thin parts get some.
+        sparing: For views that do not contradict each other: half a voxel is enough, which thin parts of theirs often have, and
+            there is no slack at the rim of what has enough.
     """
     if not hull.groups:
         return hull
-    needed = _best_on_front_rays(hull, resolution) + spacing(resolution)
+    needed = _best_on_front_rays(hull, resolution) + spacing(resolution) * (0.5 if sparing else 1.0)
     if sparing:
         least = torch.where(torch.isinf(needed), torch.inf, needed)
         least = -F.max_pool2d(-least[None], 3, stride=1, padding=1)[0]

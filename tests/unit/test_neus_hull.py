@@ -5,7 +5,7 @@ import torch
 
 from img2mesh.errors import NumericalError
 from img2mesh.geometry.cameras import orbit
-from img2mesh.neus.grid import corner_points, sample
+from img2mesh.neus.grid import corner_points, sample, spacing
 from img2mesh.neus.hull import build_hull, contours_of, with_room
 from img2mesh.neus.silhouette import match_outline
 
@@ -72,6 +72,17 @@ def test_views_that_contradict_the_front_leave_one_voxel_behind_each_of_its_pixe
     z, y, x = torch.meshgrid(torch.linspace(-1, 1, 128), inner, inner, indexing="ij")
     lowest = hull.sdf(torch.stack([x, y, z], dim=-1).reshape(-1, 3)).reshape(z.shape).amin(0)
     assert bool((lowest < 0).all())
+
+
+def test_a_plate_that_views_agree_on_is_not_widened() -> None:
+    # Its faces are between half a voxel and one voxel from its middle.
+    alpha, resolution = squares(8, 8), 25
+    alpha[1, :, :15] = alpha[1, :, 17:] = 0
+    hull = build_hull(orbit((0.0, 90.0), size_px=SIZE), alpha, slack_px=0.0)
+    just_outside = torch.tensor([[0.0, 0.0, 1 / 16 + 0.01]])
+    assert 0.5 * spacing(resolution) < 1 / 16 < spacing(resolution)
+    assert float(with_room(hull, resolution, sparing=True).sdf(just_outside)) == pytest.approx(0.01, abs=0.005)
+    assert float(with_room(hull, resolution).sdf(just_outside)) < 0
 
 
 def test_the_field_gets_exactly_the_outline_of_the_front() -> None:
