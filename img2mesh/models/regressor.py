@@ -86,7 +86,7 @@ class ViewRegressor(nn.Module):
         """Colour over white and coverage in [0, 1], world normals: the mean of what the front and its mirror image say."""
         both = torch.cat([front, front.flip(-1)])
         shrunk = functional.adaptive_avg_pool2d(both, self.size_px)
-        straight, mirrored = shown(self(shrunk, self.pictures(self.seen(both)[:, :3]))).chunk(2)
+        straight, mirrored = shown(self(shrunk, self.pictures(self.seen(both[:, :3])))).chunk(2)
         return (straight + reflected(mirrored)) / 2
 
     def seen(self, front: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel seen seen"]:
