@@ -1,8 +1,8 @@
 """Space that colours and normals rule out: how deep behind the hull true views place what they see.
 
 A hull fills every hollow that no outline shows. Where colours and normals contradict the hull itself and not a place behind it
-(`img2mesh.neus.levels`), the space in between is empty. Where the views contradict each other about the solid that whole pieces
-leave, they are asked about the one that matching leaves, and about the hull.
+(`img2mesh.neus.levels`), the space in between is empty. Where the views contradict each other about the solid that matching
+leaves, they are asked about the one that whole pieces leave, and about the hull.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +36,8 @@ _HIDDEN_VOXELS = 2.0
 _FINE, _RATHER = 0.01, 0.7
 # A solid's normals are wrong below this cosine; what their share counts beside the share of contradictions.
 _BENT_COSINE, _BENT = 0.7, 0.05
+# Where a larger share of the covered pixels than this had to be kept covered, what carved was wrong; what that counts.
+_KEPT_SHARE, _KEPT = 0.03, 2.0
 
 _DepthMap = Float[Tensor, "height width"]
 
@@ -53,24 +55,25 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
     trusted = _trusted(seen, sights, start)
     judges = {view: sights[view] for view in trusted}
 
-    def behind(way: Way) -> tuple[Tensor, float]:
+    def blamed(way: Way) -> tuple[Tensor, float]:
         """The solid that one way leaves, and what speaks against it."""
         placed = {view: _depth_map(way, views, seen, view, trusted, sights[view]) for view in trusted}
-        solid, bare = _behind(views, sights, start, placed)
-        return solid, bare + _blame(views, seen, judges, {view: sight.met(solid) for view, sight in judges.items()}, solid)
+        solid, kept = _behind(views, sights, start, placed)
+        blame = _blame(views, seen, judges, {view: sight.met(solid) for view, sight in judges.items()}, solid)
+        return solid, blame + _KEPT * max(0.0, kept - _KEPT_SHARE)
 
-    solid, blame = behind("pieces")
+    solid, blame = blamed("matching")
     if blame < _FINE:
         return solid
     hull = start, _blame(views, seen, judges, {view: sight.first() for view, sight in judges.items()}, start)
-    other, its = min(hull, behind("matching"), key=lambda way: way[1])
+    other, its = min(hull, blamed("pieces"), key=lambda way: way[1])
     return other if its < _RATHER * blame else solid
 
 
 def _behind(
     views: Views, sights: Sequence[Sight], start: Float[Tensor, "z y x"], placed: Mapping[int, tuple[_DepthMap, _DepthMap]]
 ) -> tuple[Float[Tensor, "z y x"], float]:
-    """The start behind depth maps, with what keeps each covered pixel covered, and the share of pixels that were bare."""
+    """The start behind depth maps, with what keeps each covered pixel covered, and the share of pixels that needed it."""
     solid = (start.reshape(-1) < 0).nonzero()[:, 0]
     points, ahead = corner_points(solid, start.shape[0]), torch.full((len(solid),), -torch.inf)
     for view, (_, empty) in placed.items():

@@ -35,16 +35,16 @@ _AS_GOOD = 0.03
 _WORTH = 0.1
 # Levels at which a piece is tried, how far before the hull its pixels may be, and how far matched ones, voxels.
 _STEP, _CONTACT, _CONTACT_MATCHED = 0.5, 0.25, 0.75
-# This near to the depth at which it touches the hull a piece does touch it, voxels.
-_NEAR_CONTACT = 1.0
+# This near to the depth at which it touches the hull a piece does touch it, and a matched part of one, voxels.
+_NEAR_CONTACT, _NEAR_CONTACT_MATCHED = 1.0, 2.0
 # Pixels between two wide pieces are this many at most.
 _BORDER_PX = 2
-# Beyond this behind the hull a place costs more by so much: without a reason, nothing is hollow.
-_HOLLOW_VOXELS, _HOLLOW = 1.0, 0.1
+# Beyond this behind the hull places cost more, by so much for each scene unit of a line: without a reason, nothing is hollow.
+_HOLLOW_VOXELS, _HOLLOW = 1.0, 3.0
 # What a surface pays to jump within a piece, and between pieces, and how steep it can be, voxels a pixel.
-_JUMP_WITHIN, _JUMP_BETWEEN, _STEEPEST = 1.5, 0.5, 6.0
+_JUMP_WITHIN, _JUMP_BETWEEN, _STEEPEST = 3.0, 0.5, 6.0
 # Parts of a piece whose depths beyond its shape differ by this are two pieces, voxels.
-_CUT_VOXELS = 1.5
+_CUT_VOXELS = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +106,8 @@ def _over_nine(values: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*
 def levels(way: Way, whole: Pieces, swept: Swept, covered: Bool[Tensor, "height width"]) -> Float[Tensor, "height width"]:
     """Where a view's surface lies, by whole pieces or by matching; `-inf` where nothing is known.
 
-    A piece as a whole is seldom wrong, but takes two surfaces of one colour and one normal for one. Matching parts them, and
-    may part one that others hide in places.
+    Matching parts two surfaces of one colour and one normal, and may part one that others hide in places. A piece as a whole
+    takes the two for one.
     """
     level = _by_pieces(whole, swept) if way == "pieces" else _matched(whole, swept)
     return _joined(level, whole, covered, swept.voxel)
@@ -186,7 +186,7 @@ def _matched(whole: Pieces, swept: Swept) -> Float[Tensor, "height width"]:
     """Level of each pixel of a piece, matched on its own and then with all of its part of the piece; -1 for other pixels."""
     shape = whole.depth / swept.voxel
     level = torch.arange(len(swept.cost))[:, None, None]
-    cost = swept.cost + _HOLLOW * (level > swept.hull + _HOLLOW_VOXELS)
+    cost = swept.cost + _HOLLOW * swept.voxel * (level > swept.hull + _HOLLOW_VOXELS)
     cost = torch.where(level < swept.hull - _CONTACT_MATCHED, NEVER, cost)
     slope = (whole.slopes / swept.voxel).clamp(-_STEEPEST, _STEEPEST)
     jump = torch.where(whole.goes_on, _JUMP_WITHIN, _JUMP_BETWEEN)
@@ -197,8 +197,10 @@ def _matched(whole: Pieces, swept: Swept) -> Float[Tensor, "height width"]:
     label = parts.label[chosen]
     count = torch.bincount(label, minlength=parts.count)
     mean = torch.zeros(parts.count).index_add_(0, label, beyond[chosen]) / count
+    touching = _touching((swept.hull - shape)[chosen], label, count)
+    depth = torch.where((mean - touching).abs() < _NEAR_CONTACT_MATCHED, touching, mean)
     found = torch.full(parts.label.shape, -1.0)
-    found[chosen] = (mean[label] + shape[chosen]).clamp(min=0)
+    found[chosen] = (depth[label] + shape[chosen]).clamp(min=0)
     return found
 
 
