@@ -2,12 +2,12 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
@@ -18,9 +18,8 @@ from img2mesh.metrics.image import psnr, silhouette_iou
 from img2mesh.models import placement
 from img2mesh.models.checkpoint import read_weights, save_weights
 from img2mesh.models.features import folded
-from img2mesh.models.regressor import ViewRegressor, shown
+from img2mesh.models.regressor import ViewRegressor, reflected, shown
 from img2mesh.training.loop import LoopConfig, train
-from img2mesh.training.reshaping import Change, ReshapeConfig
 from img2mesh.training.sheets import write_sheet
 
 CONFIG: dict[str, Any] = {"size_px": 32, "channels": [24, 48, 96, 192], "dropout": 0.2}
@@ -34,14 +33,14 @@ class RegressorConfig:
         batch: Fronts a step.
         colour: Weight of the squared error of colours, beside the coverage's cross-entropy.
         normal: Weight of the squared error of normals.
-        reshape: How far objects are changed.
+        stretch: Objects are stretched upwards by up to e to this power, or shrunk.
     """
 
     loop: LoopConfig
     batch: int = 32
     colour: float = 4.0
     normal: float = 0.5
-    reshape: ReshapeConfig = field(default_factory=ReshapeConfig)
+    stretch: float = 0.35
 
     @classmethod
     def of(cls, *, steps: int, seed: int) -> "RegressorConfig":
@@ -132,7 +131,7 @@ class _Task:
         """Cross-entropy of coverage, squared errors of colours over white and of normals."""
         chosen = torch.multinomial(self.weights, self.config.batch, replacement=True, generator=generator)
         front, views = self.shrunk.batch(chosen)
-        change = Change.drawn(views, self.config.reshape, generator)
+        change = _Change.drawn(views, self.config.stretch, generator)
         front, views = (change.of(pictures).to(self.device) for pictures in (front, views))
         front = front[:, 0].contiguous(memory_format=torch.channels_last)
         # Convolutions of each channel by itself are slower in bf16 than in single precision where they are differentiated.
@@ -156,6 +155,67 @@ def _guess_of(base: Path) -> dict[str, Tensor]:
     if config.get("guess", config) != CONFIG:
         raise InputError(f"{base} holds no first guess of this size: give those of a regressor or of a generator with one")
     return {name.removeprefix("guess."): value for name, value in state.items() if "guess" not in config or "guess." in name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    """What is done to the objects of a batch, to each in all pictures alike.
+
+    Attributes:
+        mirrored: Reflected in x.
+        order: Of the colour channels.
+        gain: Of all colours.
+        taller: By which it is stretched upwards.
+        scale: By which it is scaled, so that the front's longest side stays: a small front tells of a deep object.
+    """
+
+    mirrored: Bool[Tensor, "batch"]
+    order: Int[Tensor, "batch 3"]
+    gain: Float[Tensor, "batch"]
+    taller: Float[Tensor, "batch"]
+    scale: Float[Tensor, "batch"]
+
+    @classmethod
+    def drawn(cls, views: Float[Tensor, "batch view 7 small small"], stretch: float, generator: torch.Generator) -> "_Change":
+        """Reflected half the time, with other colours half the time, always taller or flatter, by up to e to `stretch`."""
+        count = len(views)
+        mirrored, recoloured = torch.rand(2, count, generator=generator) < 0.5
+        order = torch.rand(count, 3, generator=generator).argsort(dim=1)
+        gain = 0.75 + 0.35 * torch.rand(count, generator=generator)
+        taller = torch.exp((torch.rand(count, generator=generator) * 2 - 1) * stretch)
+        inside = views[:, 0, 3] >= 0.5
+        height, width = inside.any(dim=2).sum(dim=1).clamp(min=1), inside.any(dim=1).sum(dim=1).clamp(min=1)
+        return cls(
+            mirrored=mirrored,
+            order=torch.where(recoloured[:, None], order, torch.arange(3)),
+            gain=torch.where(recoloured, gain, 1.0),
+            taller=taller,
+            scale=torch.maximum(width, height) / torch.maximum(width, height * taller),
+        )
+
+    def of(self, pictures: Float[Tensor, "batch view channel height width"]) -> Tensor:
+        """Fronts alone, without normals, or all views with them, changed."""
+        flipped = pictures.flip(-1) if pictures.shape[1] == 1 else reflected(pictures)
+        pictures = torch.where(self.mirrored[:, None, None, None, None], flipped, pictures)
+        return self._stretched(self._recoloured(pictures))
+
+    def _recoloured(self, pictures: Tensor) -> Tensor:
+        colours, others = pictures[:, :, :3], pictures[:, :, 3:]
+        white = 1 - others[:, :, :1]
+        exchanged = (colours - white).gather(2, self.order[:, None, :, None, None].expand_as(colours))
+        return torch.cat([(exchanged * self.gain[:, None, None, None, None] + white).clamp(0, 1), others], dim=2)
+
+    def _stretched(self, pictures: Tensor) -> Tensor:
+        turn = torch.zeros(len(pictures), 2, 3)
+        turn[:, 0, 0], turn[:, 1, 1] = 1 / self.scale, 1 / (self.scale * self.taller)
+        grid = functional.affine_grid(turn, [len(pictures), 1, *pictures.shape[-2:]], align_corners=False)
+        # Outside of the picture there is nothing, which colours over white call one.
+        blank = torch.cat([1 - pictures[:, :, :3], pictures[:, :, 3:]], dim=2).flatten(1, 2)
+        moved = functional.grid_sample(blank, grid, align_corners=False).unflatten(1, pictures.shape[1:3])
+        normals = moved[:, :, 4:]
+        factors = torch.stack([torch.ones_like(self.taller), 1 / self.taller, torch.ones_like(self.taller)], dim=1)
+        turned = functional.normalize(normals * factors[:, None, : normals.shape[2], None, None], dim=2)
+        return torch.cat([1 - moved[:, :, :3], moved[:, :, 3:4], turned * normals.norm(dim=2, keepdim=True)], dim=2)
 
 
 def train_regressor(

@@ -16,7 +16,7 @@ from img2mesh.models.features import PictureFeatures, folded
 from img2mesh.models.multiview import MultiviewGenerator
 from img2mesh.models.regressor import ViewRegressor, reflected
 from img2mesh.training.multiview import _go_on
-from img2mesh.training.regressor import CONFIG, _guess_of
+from img2mesh.training.regressor import CONFIG, _Change, _guess_of
 
 SMALL = {"size_px": 32, "channels": [8, 8, 16, 16], "dropout": 0.2}
 
@@ -83,6 +83,49 @@ def test_the_guess_is_of_the_picture() -> None:
     first, second = regressor().views(fronts)
     assert first.shape == (6, 7, 32, 32)
     assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_a_taller_object_has_flatter_normals_and_the_same_longest_side() -> None:
+    views = torch.zeros(1, 6, 7, 32, 32)
+    views[:, :, :3] = 1
+    views[:, :, 3, 8:24, 8:24] = 1
+    views[:, :, 5:7, 8:24, 8:24] = 0.5**0.5
+    taller = _Change.drawn(views, 0.35, torch.Generator().manual_seed(1)).of(views)
+    inside = taller[0, 0, 3] >= 0.5
+    height, width = int(inside.any(dim=1).sum()), int(inside.any(dim=0).sum())
+    assert max(height, width) == pytest.approx(16, abs=1)
+    assert height != width
+    normal = taller[0, 0, 4:, 16, 16]
+    assert float(normal.norm()) == pytest.approx(1, abs=1e-3)
+    # A slope of one half way up becomes one of the two sides' ratio.
+    assert float(normal[1] / normal[2]) == pytest.approx(width / height, abs=0.1)
+    assert torch.all(taller[:, :, :3] == 1)
+
+
+def test_colours_change_alike_in_all_views_and_white_stays() -> None:
+    views = torch.rand(8, 6, 7, 32, 32)
+    views[:, :, 3] = (views[:, :, 3] > 0.5).float()
+    views[:, :, :3] = torch.where(views[:, :, 3:4] > 0, torch.tensor([0.2, 0.4, 0.6])[:, None, None], torch.ones(()))
+    changed = _Change.drawn(views, 0.35, torch.Generator().manual_seed(0))._recoloured(views)
+    assert torch.all(changed[:, :, :3][(views[:, :, 3:4] == 0).expand(-1, -1, 3, -1, -1)] == 1)
+    assert torch.equal(changed[:, :, 3:], views[:, :, 3:])
+    covered = views[:, :, 3] > 0
+    found = set()
+    for before, after, inside in zip(views, changed, covered, strict=True):
+        colours = after[:, :3].movedim(1, -1)[inside].unique(dim=0)
+        assert len(colours) == 1
+        assert before.shape == after.shape
+        found.add(tuple(colours[0].tolist()))
+    assert len(found) > 2
+
+
+def test_a_front_changes_as_the_front_among_its_views_does() -> None:
+    torch.manual_seed(0)
+    views = functional.interpolate(torch.rand(8 * 6, 7, 4, 4), size=32).unflatten(0, (8, 6))
+    views[:, :, :3] = views[:, :, :3] * views[:, :, 3:4] + 1 - views[:, :, 3:4]
+    change = _Change.drawn(views, 0.35, torch.Generator().manual_seed(4))
+    assert 0 < change.mirrored.sum() < 8
+    torch.testing.assert_close(change.of(views[:, :1, :4]), change.of(views)[:, :1, :4])
 
 
 def test_a_regressor_goes_on_from_a_generator_s_or_says_that_there_is_none(tmp_path: Path) -> None:
