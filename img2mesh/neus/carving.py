@@ -1,11 +1,12 @@
 """Space that colours and normals rule out: how deep behind the hull true views place what they see.
 
 A hull fills every hollow that no outline shows. Where colours and normals contradict the hull itself and not a place behind it
-(`img2mesh.neus.levels`), the space in between is empty. Where the views contradict each other about the solid that matching
-leaves, they are asked about the one that whole pieces leave, and about the hull.
+(`img2mesh.neus.levels`), the space in between is empty. Surfaces that were placed where others carved then lie deeper. Where
+views contradict each other about the solid that matching leaves, whole pieces and the hull are tried.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from img2mesh.geometry.views import Views
 from img2mesh.neus.grid import corner_points, sample, spacing
-from img2mesh.neus.levels import Way, levels, sweep
-from img2mesh.neus.pieces import pieces
+from img2mesh.neus.levels import Swept, Way, deepened, levels, sweep
+from img2mesh.neus.pieces import Pieces, pieces
 from img2mesh.neus.sight import COVERED, Seen, Sight, answers, box_of, others, pixel_of, seen_in, sight_of
 
 # What carving adds to distances outside the start, voxels.
@@ -37,9 +38,30 @@ _FINE, _RATHER = 0.01, 0.7
 # A solid's normals are wrong below this cosine; what their share counts beside the share of contradictions.
 _BENT_COSINE, _BENT = 0.7, 0.05
 # Where a larger share of the covered pixels than this had to be kept covered, what carved was wrong; what that counts.
-_KEPT_SHARE, _KEPT = 0.03, 2.0
+_KEPT_SHARE, _KEPT = 0.03, 3.0
+# Surfaces are placed deeper where that is this much of a view, unless so many times as much speaks against the outcome.
+_MUCH, _NO_MORE = 0.15, 1.25
 
 _DepthMap = Float[Tensor, "height width"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """The part of a view that shows the object, its pieces, and what other views say about their depths."""
+
+    window: tuple[slice, ...]
+    whole: Pieces
+    swept: Swept
+    covered: Bool[Tensor, "height width"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Left:
+    """A solid, how much speaks against it, and the level where each view's rays meet it."""
+
+    solid: Float[Tensor, "z y x"]
+    blame: float
+    met: Mapping[int, Int[Tensor, "pixels"]]
 
 
 def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
@@ -52,22 +74,35 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
     if not bool((start < 0).any()):
         return start
     seen, sights = seen_in(views), [sight_of(views, view, start) for view in range(len(views))]
-    trusted = _trusted(seen, sights, start)
+    trusted = [view for view in _trusted(seen, sights, start) if len(sights[view].row)]
     judges = {view: sights[view] for view in trusted}
+    asked = {view: _asked(views, seen, view, trusted, sight) for view, sight in judges.items()}
 
-    def blamed(way: Way) -> tuple[Tensor, float]:
-        """The solid that one way leaves, and what speaks against it."""
-        placed = {view: _depth_map(way, views, seen, view, trusted, sights[view]) for view in trusted}
+    def judged(level: Mapping[int, _DepthMap]) -> _Left:
+        """The solid behind these levels."""
+        placed = {view: _placed(asked[view], level[view], views.alpha[view]) for view in judges}
         solid, kept = _behind(views, sights, start, placed)
-        blame = _blame(views, seen, judges, {view: sight.met(solid) for view, sight in judges.items()}, solid)
-        return solid, blame + _KEPT * max(0.0, kept - _KEPT_SHARE)
+        met = {view: sight.met(solid) for view, sight in judges.items()}
+        blame = _blame(views, seen, judges, met, solid) + _KEPT * max(0.0, kept - _KEPT_SHARE)
+        return _Left(solid=solid, blame=blame, met=met)
 
-    solid, blame = blamed("matching")
-    if blame < _FINE:
-        return solid
-    hull = start, _blame(views, seen, judges, {view: sight.first() for view, sight in judges.items()}, start)
-    other, its = min(hull, blamed("pieces"), key=lambda way: way[1])
-    return other if its < _RATHER * blame else solid
+    def left(way: Way) -> _Left:
+        """The solid that one way leaves."""
+        level = {view: levels(way, one.whole, one.swept, one.covered) for view, one in asked.items()}
+        first = judged(level)
+        deeper = {view: _deepened(one, level[view], judges[view], first.met[view]) for view, one in asked.items()}
+        if all(float((deeper[view] != level[view]).sum()) < _MUCH * len(sight.row) for view, sight in judges.items()):
+            return first
+        last = judged(deeper)
+        return last if last.blame < _NO_MORE * first.blame else first
+
+    chosen = left("matching")
+    if chosen.blame < _FINE:
+        return chosen.solid
+    met = {view: sight.first() for view, sight in judges.items()}
+    hull = _Left(solid=start, blame=_blame(views, seen, judges, met, start), met=met)
+    other = min(hull, left("pieces"), key=lambda way: way.blame)
+    return other.solid if other.blame < _RATHER * chosen.blame else chosen.solid
 
 
 def _behind(
@@ -79,7 +114,9 @@ def _behind(
     for view, (_, empty) in placed.items():
         pixel, z, inside = pixel_of(views.cameras[[view]], points)
         ahead = torch.where(inside, torch.maximum(ahead, empty.view(-1)[pixel] - z), ahead)
-    space, kept = torch.maximum(start, _without(start, solid, ahead)), 0
+    # Which pixels are bare, signs tell.
+    signs = torch.full_like(start, -1.0).view(-1).index_copy_(0, solid, ahead.sign()).view_as(start)
+    space, kept = torch.maximum(start, spacing(start.shape[0]) * signs), 0
     for view, (surface, _) in placed.items():
         sight, bare = sights[view], torch.zeros(views.alpha.shape[1:], dtype=torch.bool)
         bare[sight.row, sight.column] = sight.met(space) < 0
@@ -172,19 +209,24 @@ def _trusted(seen: Seen, sights: Sequence[Sight], start: Float[Tensor, "z y x"])
     return trusted
 
 
-def _depth_map(
-    way: Way, views: Views, seen: Seen, view: int, trusted: Sequence[int], sight: Sight
-) -> tuple[_DepthMap, _DepthMap]:
-    """z-depth of a view's surface, and up to which the start is empty; `-inf` where that is not known."""
+def _asked(views: Views, seen: Seen, view: int, trusted: Sequence[int], sight: Sight) -> _Asked:
     covered = views.alpha[view] > COVERED
-    surface, empty = (torch.full_like(views.alpha[view], -torch.inf) for _ in range(2))
-    if not bool(covered.any()):
-        return surface, empty
     window = box_of(covered)
     swept = sweep(seen, view, trusted, sight, window)
-    level = levels(way, pieces(views, view).within(window), swept, covered[window])
-    surface[window] = swept.first + torch.maximum(level, swept.hull) * swept.voxel
-    empty[window] = torch.where(level > swept.hull + _GAIN_VOXELS, surface[window], -torch.inf)
+    return _Asked(window=window, whole=pieces(views, view).within(window), swept=swept, covered=covered[window])
+
+
+def _deepened(one: _Asked, level: _DepthMap, sight: Sight, met: Int[Tensor, "pixels"]) -> _DepthMap:
+    left = torch.full_like(level, -1.0)
+    left[sight.row - one.window[0].start, sight.column - one.window[1].start] = met.float()
+    return deepened(level, one.whole, one.swept, left)
+
+
+def _placed(one: _Asked, level: _DepthMap, alpha: _DepthMap) -> tuple[_DepthMap, _DepthMap]:
+    """z-depth of a view's surface, and up to which the start is empty; `-inf` where that is not known."""
+    surface, empty = (torch.full_like(alpha, -torch.inf) for _ in range(2))
+    surface[one.window] = one.swept.first + torch.maximum(level, one.swept.hull) * one.swept.voxel
+    empty[one.window] = torch.where(level > one.swept.hull + _GAIN_VOXELS, surface[one.window], -torch.inf)
     return surface, empty
 
 

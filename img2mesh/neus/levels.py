@@ -45,6 +45,8 @@ _HOLLOW_VOXELS, _HOLLOW = 1.0, 3.0
 _JUMP_WITHIN, _JUMP_BETWEEN, _STEEPEST = 3.0, 0.5, 6.0
 # Parts of a piece whose depths beyond its shape differ by this are two pieces, voxels.
 _CUT_VOXELS = 6.0
+# A surface this far before what other views left lies deeper, voxels, if it is not contradicted there by this much more.
+_DEEPER_VOXELS, _NO_WORSE = 2.0, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +204,29 @@ def _matched(whole: Pieces, swept: Swept) -> Float[Tensor, "height width"]:
     found = torch.full(parts.label.shape, -1.0)
     found[chosen] = (depth[label] + shape[chosen]).clamp(min=0)
     return found
+
+
+def deepened(
+    level: Float[Tensor, "height width"], whole: Pieces, swept: Swept, left: Float[Tensor, "height width"]
+) -> Float[Tensor, "height width"]:
+    """The levels, but for parts of pieces whose place others carved away: as deep as their shape must lie in what is left.
+
+    A back panel and the frame before it look like one piece in the frame's place, until other views carve a wedge between them.
+
+    Args:
+        left: Level at which each pixel's ray meets what other views left.
+    """
+    parts = whole.among(_opened((level >= 0) & (left > torch.maximum(level, swept.hull) + _DEEPER_VOXELS)))
+    chosen = parts.label >= 0
+    label = parts.label[chosen]
+    count = torch.bincount(label, minlength=parts.count).clamp(min=1)
+    shape = whole.depth[chosen] / swept.voxel
+    deep = level.clone()
+    deep[chosen] = (_touching(left[chosen] - shape, label, count)[label] + shape).clamp(min=0)
+    more = (_at(swept.cost, deep) - _at(swept.cost, left))[chosen]
+    worse = torch.zeros(parts.count).index_add_(0, label, more) / count > _NO_WORSE
+    deep[chosen] = torch.where(worse[label], level[chosen], deep[chosen])
+    return deep
 
 
 def _joined(
