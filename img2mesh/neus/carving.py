@@ -8,11 +8,10 @@ views contradict each other about the solid that matching leaves, whole pieces a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from scipy.ndimage import binary_dilation, distance_transform_edt
+from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from img2mesh.geometry.views import Views
@@ -25,6 +24,8 @@ from img2mesh.neus.sight import COVERED, Seen, Sight, answers, box_of, others, p
 _OUTSIDE_VOXELS = 0.05
 # Where a covered pixel would be bare, so much of the start stays before and behind its surface, voxels.
 _KEPT_BEFORE, _KEPT_BEHIND = 0.5, 1.5
+# Distances to what is carved are told up to this, voxels.
+_FAR_VOXELS = 6
 # Less than this behind the hull nothing is carved, voxels.
 _GAIN_VOXELS = 0.3
 # Steps along a line of sight, voxels.
@@ -183,10 +184,24 @@ def _as_distance(ahead: Float[Tensor, "z y x"], start: Float[Tensor, "z y x"]) -
     # It reaches just into the space about the start: no shell stays between the two, and the start's own surface where it is.
     empty = carved_out | (binary_dilation(carved_out, iterations=2) & outside)
     ahead = torch.where(torch.from_numpy(empty & outside), _OUTSIDE_VOXELS * voxel, ahead)
-    inner, outer = (distance_transform_edt(side).astype(np.float32) for side in (empty, ~empty))
-    nearest = torch.from_numpy(np.where(empty, inner, outer)) * voxel
+    inside = torch.from_numpy(empty)
+    nearest = torch.where(inside, _to_others(inside), _to_others(~inside)) * voxel
     distance[near] = torch.sign(ahead) * torch.minimum(ahead.abs(), nearest)
     return distance
+
+
+def _to_others(flags: Bool[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
+    """Distance of each flagged voxel to the nearest that is not, voxels, up to `_FAR_VOXELS`: a tenth of a transform's time."""
+    squared = flags.byte() * _FAR_VOXELS**2
+    for side in range(3):
+        least, size = squared.clone(), squared.shape[side]
+        for step in range(1, min(_FAR_VOXELS, size - 1) + 1):
+            lower, upper = (0, size - step), (step, size - step)
+            for here, there in ((lower, upper), (upper, lower)):
+                near = least.narrow(side, *here)
+                torch.minimum(near, squared.narrow(side, *there) + step**2, out=near)
+        squared = least
+    return squared.float().sqrt()
 
 
 def _trusted(seen: Seen, sights: Sequence[Sight], start: Float[Tensor, "z y x"]) -> list[int]:
