@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy.ndimage import distance_transform_edt
 
 from img2mesh.data.objects import TexturedObject
 from img2mesh.data.render import render_views
 from img2mesh.geometry.cameras import orbit
 from img2mesh.geometry.views import Views
-from img2mesh.neus.carving import carved
+from img2mesh.neus.carving import _to_others, carved
 from img2mesh.neus.grid import corner_points
 from img2mesh.neus.hull import build_hull
 from img2mesh.neus.sight import box_of
@@ -28,6 +29,14 @@ GREY_SEAT: Blocks = {name: (low, high, (128, 128, 128)) for name, (low, high, _)
 SWITCH: Blocks = {
     "plate": ((-0.7, -0.7, -0.2), (0.7, 0.7, 0.0), (200, 200, 200)),
     "switch": ((-0.3, -0.4, 0.0), (0.3, 0.4, 0.3), (200, 200, 200)),
+}
+# Frame and back panel of one colour face the same way: only the wedge that the sides' inner faces carve parts them.
+CABINET: Blocks = {
+    "panel": ((-0.5, -0.7, -0.2), (0.5, 0.7, -0.1), (200, 200, 200)),
+    "left": ((-0.5, -0.7, -0.1), (-0.42, 0.7, 0.2), (200, 200, 200)),
+    "right": ((0.42, -0.7, -0.1), (0.5, 0.7, 0.2), (200, 200, 200)),
+    "top": ((-0.5, 0.6, -0.1), (0.5, 0.7, 0.2), (200, 200, 200)),
+    "bottom": ((-0.5, -0.7, -0.1), (0.5, -0.6, 0.2), (200, 200, 200)),
 }
 
 
@@ -84,8 +93,8 @@ def hull(views: Views) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("blocks", "excess", "lost"),
-    [(SEAT, 0.1, 0.03), (GREY_SEAT, 0.2, 0.1), (SWITCH, 1.01, 0.01)],
-    ids=["seat", "seat of one colour", "switch of one colour stays a hull"],
+    [(SEAT, 0.1, 0.03), (GREY_SEAT, 0.2, 0.1), (CABINET, 0.4, 0.01), (SWITCH, 1.01, 0.01)],
+    ids=["seat", "seat of one colour", "cabinet of one colour", "switch of one colour stays a hull"],
 )
 def test_the_hollow_is_found_and_the_solid_stays(blocks: Blocks, excess: float, lost: float) -> None:
     views, truth = views_of(built(blocks)), true_solid(blocks)
@@ -130,6 +139,14 @@ def test_a_convex_object_keeps_its_hull() -> None:
     radius = corner_points(torch.arange(SIDE**3), SIDE).norm(dim=-1).reshape(start.shape)
     lost = (carved(views, start) >= 0) & (radius < 0.6 - 2 * 2 / SIDE)
     assert int(lost.sum()) == 0
+
+
+def test_short_distances_are_exact_and_long_ones_cut() -> None:
+    flags = torch.rand(20, 30, 7, generator=torch.Generator().manual_seed(0)) < 0.97
+    flags[4:18, 5:25] = True
+    expected = torch.from_numpy(distance_transform_edt(flags.numpy())).float()
+    assert float(expected.max()) > 6
+    torch.testing.assert_close(_to_others(flags), expected.clamp(max=6))
 
 
 def test_a_box_has_a_margin_where_the_picture_has_room() -> None:
