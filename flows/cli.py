@@ -492,6 +492,22 @@ def render(
 
 
 @data.command()
+def gather(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of .glb and .gltf files, +y up.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the objects, for `img2mesh data render`.")],
+    textures: Annotated[
+        Path | None, typer.Option(metavar="OBJECTS", help="Objects whose textures some of those without colours get.")
+    ] = None,
+) -> None:
+    """Take from a collection of meshes what is fit to train on; what has no colours gets some."""
+    from img2mesh.data.gather import gather as gathered
+    from img2mesh.data.gather import told
+
+    print(f"{told(gathered(folder, out, textures=textures))}; the objects are in {out}")
+
+
+@data.command()
 def nerfstudio(
     views: Annotated[
         Path, typer.Argument(metavar="VIEWS", help="A folder of RGBA pictures with cameras.json or transforms.json.")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from img2mesh.errors import InputError
 
-# 0 A.D. has four times as many objects, but household goods are what people photograph.
-SOURCE_WEIGHTS = {"sweethome3d-furniture": 1.0, "0ad-data": 0.5}
+# Other sources have several times as many objects, but household goods in full detail are what people photograph.
+SOURCE_WEIGHTS = {"sweethome3d-furniture": 1.0, "0ad-data": 0.5, "folder": 0.4}
 # Most pictures are taken from an object's own front.
 OWN_FRONT_WEIGHT = 2.5
 # Of objects that come without splits, every so manyth is held back.
