@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from img2mesh.data.objects import TexturedObject, list_objects, load_object
+from img2mesh.data.objects import TexturedObject, linear_from_srgb, list_objects, load_object
 from img2mesh.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _painted(scene: "trimesh.Scene", random: np.random.Generator, worn: list["Im
             piece.unmerge_vertices()
             material, uv = coloured(baseColorTexture=pictures[chosen]), _box_mapped(piece, _REPEATS / scene.scale)
         else:
-            linear = (255 * palette[chosen] ** 2.2).astype(np.uint8)
+            linear = np.round(255 * linear_from_srgb(255 * palette[chosen])).astype(np.uint8)
             material, uv = coloured(baseColorFactor=[*linear.tolist(), 255]), np.zeros((len(piece.vertices), 2))
         piece.visual = textured(uv=uv, material=material)
         painted.add_geometry(piece)

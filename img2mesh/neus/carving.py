@@ -18,7 +18,7 @@ from img2mesh.geometry.views import Views
 from img2mesh.neus.grid import corner_points, sample, spacing
 from img2mesh.neus.levels import Swept, Way, deepened, levels, sweep
 from img2mesh.neus.pieces import Pieces, pieces
-from img2mesh.neus.sight import COVERED, Seen, Sight, answers, box_of, others, pixel_of, seen_in, sight_of
+from img2mesh.neus.sight import COVERED, Seen, Sight, answers, box_of, looks, others, pixel_of, seen_in, sight_of
 
 # What carving adds to distances outside the start, voxels.
 _OUTSIDE_VOXELS = 0.05
@@ -212,7 +212,7 @@ def _trusted(seen: Seen, sights: Sequence[Sight], start: Float[Tensor, "z y x"])
         points, pixel = sight.at(first)[first >= 0], sight.pixel[first >= 0]
         for other in others(seen.cameras, view, range(len(sights))):
             against, asked = answers(seen, view, other, points, pixel)
-            clear = _clear_sight(start, points, seen.cameras.world_from_camera[other, :3, 2])
+            clear = _clear_sight(start, points, looks(seen.cameras, other, points))
             blame[view, other] = (against * clear).sum() / (asked * clear).sum()
     blame = torch.stack([blame, blame.T]).nanmean(0)
     trusted = list(range(len(sights)))
@@ -228,7 +228,9 @@ def _asked(views: Views, seen: Seen, view: int, trusted: Sequence[int], sight: S
     covered = views.alpha[view] > COVERED
     window = box_of(covered)
     swept = sweep(seen, view, trusted, sight, window)
-    return _Asked(window=window, whole=pieces(views, view).within(window), swept=swept, covered=covered[window])
+    entry = torch.full_like(views.alpha[view], float(sight.depths.mean()))
+    entry[sight.row, sight.column] = swept.first + sight.hull * swept.voxel
+    return _Asked(window=window, whole=pieces(views, view, entry).within(window), swept=swept, covered=covered[window])
 
 
 def _deepened(one: _Asked, level: _DepthMap, sight: Sight, met: Int[Tensor, "pixels"]) -> _DepthMap:
@@ -245,8 +247,8 @@ def _placed(one: _Asked, level: _DepthMap, alpha: _DepthMap) -> tuple[_DepthMap,
     return surface, empty
 
 
-def _clear_sight(start: Tensor, points: Float[Tensor, "points 3"], forward: Float[Tensor, "3"]) -> Bool[Tensor, "points"]:
-    """Whether points on the start's surface see a distant camera that looks along `forward`."""
+def _clear_sight(start: Tensor, points: Float[Tensor, "points 3"], looks: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
+    """Whether points on the start's surface are seen by a camera outside, given the directions in which it sees them."""
     voxel = spacing(start.shape[0])
     away = torch.arange(_SIGHT_VOXELS, 1 / voxel, _SIGHT_VOXELS) * voxel
-    return (sample(start, points[:, None] - away[:, None] * forward) > 0).all(1)
+    return (sample(start, points[:, None] - away[:, None] * looks[:, None]) > 0).all(1)

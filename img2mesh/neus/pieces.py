@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
+from img2mesh.geometry.cameras import rays
 from img2mesh.geometry.views import Views
 from img2mesh.neus.sight import COVERED
 
@@ -83,13 +84,17 @@ class Pieces:
         return replace(self, label=parts.reshape(self.label.shape), count=count)
 
 
-def pieces(views: Views, view: int) -> Pieces:
-    """The pieces of smooth surface in a view with normals."""
-    slopes = _slopes(views, view)
+def pieces(views: Views, view: int, depth: Float[Tensor, "height width"]) -> Pieces:
+    """The pieces of smooth surface in a view with normals.
+
+    Args:
+        depth: About the z-depth of what each pixel shows, scene units: in perspective, slopes grow with it.
+    """
+    slopes = _slopes(views, view, depth)
     # In units of the difference that parts two pieces.
     values = torch.cat([views.rgb[view] / _COLOUR, views.normals[view] / _NORMAL])
-    forward = views.cameras.world_from_camera[view, :3, 2]
-    faced = torch.einsum("j,jhw->hw", forward, views.normals[view]) < -_STEEP_COSINE
+    ahead = F.normalize(rays(views.cameras[[view]])[1][0], dim=-1).movedim(-1, 0)
+    faced = (ahead * views.normals[view]).sum(0) < -_STEEP_COSINE
     usable = faced & (views.alpha[view] > COVERED)
     numbers = torch.arange(usable.numel()).reshape(usable.shape)
     ends, steps = [], []
@@ -109,15 +114,17 @@ def _pairs(step: tuple[int, int]) -> tuple[_Places, _Places]:
     return (slice(None, -1 if down else None), slice(None, -1 if across else None)), (slice(down, None), slice(across, None))
 
 
-def _slopes(views: Views, view: int) -> Float[Tensor, "2 height width"]:
+def _slopes(views: Views, view: int, depth: Float[Tensor, "height width"]) -> Float[Tensor, "2 height width"]:
     """Change of the z-depth from a pixel to the next row and to the next column, as the normals have it."""
     camera = views.cameras
-    local = torch.einsum("ji,jhw->ihw", camera.world_from_camera[view, :3, :3], views.normals[view])
-    towards = local[2].clamp(max=-0.1)
-    distance = 1.0
+    turn = camera.world_from_camera[view, :3, :3]
+    local = torch.einsum("ji,jhw->ihw", turn, views.normals[view])
+    towards, reach = local[2], torch.ones_like(depth)
     if camera.projection == "perspective":
-        distance = float(camera.world_from_camera[view, :3, 3].norm())
-    return -torch.stack([local[1], local[0]]) / towards * (distance / float(camera.focal_px[view]))
+        # The next pixel's ray leaves this one's: what counts is how the surface faces the ray, not the camera.
+        directions = rays(camera[[view]])[1][0] @ turn
+        towards, reach = (local * directions.movedim(-1, 0)).sum(0), depth
+    return -local[[1, 0]] / towards.clamp(max=-0.1) * (reach / float(camera.focal_px[view]))
 
 
 def _labelled(linked: Int[Tensor, "2 links"], size: int) -> tuple[Int[Tensor, "pixels"], int]:

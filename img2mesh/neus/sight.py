@@ -153,11 +153,10 @@ def answers(
     seen: Seen, view: int, other: int, points: Float[Tensor, "points 3"], here: Int[Tensor, "points"]
 ) -> tuple[Float[Tensor, "points"], Float[Tensor, "points"]]:
     """Whether another view contradicts what one shows at points, and whether it can judge that."""
-    forward = seen.cameras.world_from_camera[other, :3, 2]
-    faces = seen.normals[view] @ forward < -_FACING_COSINE
+    faced_by = _facing(seen, view, other, points, here)
     against, asked = torch.zeros(len(points)), torch.zeros(len(points))
     for some in torch.arange(len(points)).split(_CHUNK):
-        faced = some[faces[here[some]]]
+        faced = some[faced_by[some]]
         there, _, inside = pixel_of(seen.cameras[[other]], points[faced])
         inside &= torch.isfinite(seen.low[other, 0, there])
         part, there = faced[inside], there[inside]
@@ -167,6 +166,20 @@ def answers(
         against[part] = (torch.maximum(above, below) > _DIFFERENCE).any(0).float()
         asked[part] = 1
     return against, asked
+
+
+def _facing(seen: Seen, view: int, other: int, points: Float[Tensor, "points 3"], here: Int[Tensor, "points"]) -> Tensor:
+    """Whether what a view shows at points faces another view."""
+    if seen.cameras.projection == "orthographic":
+        return (seen.normals[view] @ seen.cameras.world_from_camera[other, :3, 2] < -_FACING_COSINE)[here]
+    cosine: Tensor = (seen.normals[view, here] * looks(seen.cameras, other, points)).sum(-1)
+    return cosine < -_FACING_COSINE
+
+
+def looks(cameras: Cameras, view: int, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
+    """Directions, of length 1, in which a view sees points."""
+    pose = cameras.world_from_camera[view, :3]
+    return F.normalize(points - pose[:, 3], dim=-1) if cameras.projection == "perspective" else pose[:, 2].expand_as(points)
 
 
 def pixel_of(
