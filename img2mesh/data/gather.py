@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import trimesh
     from PIL.Image import Image
 
-SUFFIXES = (".glb", ".gltf")
+_SUFFIXES = (".glb", ".gltf")
 # More faces than this show nothing more in pictures of 128 pixels.
 _MOST_FACES, _FEWEST_FACES = 60_000, 12
 # An object thinner than this share of its length is a sheet or a rod from most sides.
@@ -42,9 +42,9 @@ def gather(folder: Path, out: Path, *, textures: Path | None = None) -> Iterator
     Raises:
         InputError: There is no such file.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES)
     if not files:
-        raise InputError(f"no {' or '.join(SUFFIXES)} files in {folder}: give a folder of meshes")
+        raise InputError(f"no {' or '.join(_SUFFIXES)} files in {folder}: give a folder of meshes")
     worn = _textures_of(textures) if textures else []
     out.mkdir(parents=True, exist_ok=True)
     for path in files:

@@ -90,11 +90,12 @@ def pieces(views: Views, view: int, depth: Float[Tensor, "height width"]) -> Pie
     Args:
         depth: About the z-depth of what each pixel shows, scene units: in perspective, slopes grow with it.
     """
-    slopes = _slopes(views, view, depth)
+    directions = rays(views.cameras[[view]])[1][0].movedim(-1, 0)
+    towards = (views.normals[view] * directions).sum(0)
+    slopes = _slopes(views, view, depth, towards)
     # In units of the difference that parts two pieces.
     values = torch.cat([views.rgb[view] / _COLOUR, views.normals[view] / _NORMAL])
-    ahead = F.normalize(rays(views.cameras[[view]])[1][0], dim=-1).movedim(-1, 0)
-    faced = (ahead * views.normals[view]).sum(0) < -_STEEP_COSINE
+    faced = towards < -_STEEP_COSINE * directions.norm(dim=0)
     usable = faced & (views.alpha[view] > COVERED)
     numbers = torch.arange(usable.numel()).reshape(usable.shape)
     ends, steps = [], []
@@ -114,17 +115,19 @@ def _pairs(step: tuple[int, int]) -> tuple[_Places, _Places]:
     return (slice(None, -1 if down else None), slice(None, -1 if across else None)), (slice(down, None), slice(across, None))
 
 
-def _slopes(views: Views, view: int, depth: Float[Tensor, "height width"]) -> Float[Tensor, "2 height width"]:
-    """Change of the z-depth from a pixel to the next row and to the next column, as the normals have it."""
+def _slopes(
+    views: Views, view: int, depth: Float[Tensor, "height width"], towards: Float[Tensor, "height width"]
+) -> Float[Tensor, "2 height width"]:
+    """Change of the z-depth from a pixel to the next row and to the next column, as the normals have it.
+
+    Args:
+        towards: Products of the normals and the pixels' rays: the next ray leaves this one's, so the surface counts as it faces
+            the ray, not the camera.
+    """
     camera = views.cameras
-    turn = camera.world_from_camera[view, :3, :3]
-    local = torch.einsum("ji,jhw->ihw", turn, views.normals[view])
-    towards, reach = local[2], torch.ones_like(depth)
-    if camera.projection == "perspective":
-        # The next pixel's ray leaves this one's: what counts is how the surface faces the ray, not the camera.
-        directions = rays(camera[[view]])[1][0] @ turn
-        towards, reach = (local * directions.movedim(-1, 0)).sum(0), depth
-    return -local[[1, 0]] / towards.clamp(max=-0.1) * (reach / float(camera.focal_px[view]))
+    across, down, _ = torch.einsum("ji,jhw->ihw", camera.world_from_camera[view, :3, :3], views.normals[view])
+    reach = depth if camera.projection == "perspective" else 1.0
+    return -torch.stack([down, across]) / towards.clamp(max=-0.1) * (reach / float(camera.focal_px[view]))
 
 
 def _labelled(linked: Int[Tensor, "2 links"], size: int) -> tuple[Int[Tensor, "pixels"], int]:

@@ -171,6 +171,7 @@ def answers(
 def _facing(seen: Seen, view: int, other: int, points: Float[Tensor, "points 3"], here: Int[Tensor, "points"]) -> Tensor:
     """Whether what a view shows at points faces another view."""
     if seen.cameras.projection == "orthographic":
+        # Alike for all points of a pixel, of which there are many.
         return (seen.normals[view] @ seen.cameras.world_from_camera[other, :3, 2] < -_FACING_COSINE)[here]
     cosine: Tensor = (seen.normals[view, here] * looks(seen.cameras, other, points)).sum(-1)
     return cosine < -_FACING_COSINE
