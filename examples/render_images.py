@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from img2mesh.data.objects import list_objects, load_object
-from img2mesh.data.render import Light, place, render_views
+from img2mesh.data.render import place, render_views
 from img2mesh.geometry.cameras import orbit
+from img2mesh.geometry.light import Light
 
 SIZE_PX = 512
 LIGHT = Light(ambient=0.6, diffuse=0.4, direction=(-0.5, 0.6, 0.8))

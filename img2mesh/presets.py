@@ -6,6 +6,7 @@ from functools import cache
 from img2mesh.data.config import PrepareConfig
 from img2mesh.diffusion.config import SamplingConfig
 from img2mesh.errors import ArtifactError, InputError
+from img2mesh.geometry.light import DEFAULT_LIGHT
 from img2mesh.manifests import Model, WeightsRef
 from img2mesh.mesh.config import ExportConfig
 from img2mesh.models.home import LISTING, SHIPPED, listed_digests, pulled_home
@@ -100,8 +101,8 @@ def compact() -> Preset:
         prepare=PrepareConfig(),
         sampling=SamplingConfig(steps=1, guidance_scale=1.0),
         coarse_neus=_generated(64, steps=(100,)),
-        refit_neus=_generated(48, 128, steps=(125, 100)),
-        export_mesh=ExportConfig(),
+        refit_neus=_generated(64, 96, steps=(100, 50)),
+        export_mesh=ExportConfig(light=DEFAULT_LIGHT),
     )
 
 
@@ -113,7 +114,7 @@ def tiny() -> Preset:
             "summary": "the same weights with few steps and a coarse mesh: a first look in seconds",
             "coarse_neus": _generated(32, steps=(60,)),
             "refit_neus": _generated(32, 64, steps=(60, 60)),
-            "export_mesh": ExportConfig(resolution=96, faces=4000, texture_px=256),
+            "export_mesh": ExportConfig(light=DEFAULT_LIGHT, resolution=96, faces=4000, texture_px=256),
         }
     )
 

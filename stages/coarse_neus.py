@@ -43,7 +43,7 @@ def run(inputs: MultiviewLatents, params: Params, store: Store) -> CoarseGeometr
     )
 
 
-STAGE = Stage(name="coarse_neus", version=10, inputs=MultiviewLatents, params=Params, outputs=CoarseGeometry, run=run)
+STAGE = Stage(name="coarse_neus", version=11, inputs=MultiviewLatents, params=Params, outputs=CoarseGeometry, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

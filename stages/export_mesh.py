@@ -134,7 +134,7 @@ def _front_scores(textured: "TexturedMesh", front: "Cameras", picture: "np.ndarr
     }
 
 
-STAGE = Stage(name="export_mesh", version=3, inputs=Surface, params=Params, outputs=MeshAsset, run=run)
+STAGE = Stage(name="export_mesh", version=4, inputs=Surface, params=Params, outputs=MeshAsset, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

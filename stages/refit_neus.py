@@ -29,7 +29,7 @@ def run(inputs: AlignedViews, params: Params, store: Store) -> Surface:
     return Surface(source=inputs, field=codec.put_tensors(store, {"sdf": surface.sdf}))
 
 
-STAGE = Stage(name="refit_neus", version=6, inputs=AlignedViews, params=Params, outputs=Surface, run=run)
+STAGE = Stage(name="refit_neus", version=7, inputs=AlignedViews, params=Params, outputs=Surface, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

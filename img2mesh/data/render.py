@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from img2mesh.data.objects import Floats, Ints, ObjectEntry, Texels, TexturedObject, list_objects, load_object
 from img2mesh.errors import InputError
 from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG, VIEW_NAMES, Cameras, orbit, rays
-from img2mesh.manifests import Model
+from img2mesh.geometry.light import DEFAULT_LIGHT, Light
 
 if TYPE_CHECKING:
     import open3d
@@ -36,23 +35,6 @@ DEPTH_STEPS = 16383
 LIGHT_CONE_DEG = 35.0
 
 Bools = npt.NDArray[np.bool_]
-
-
-class Light(Model):
-    """One distant white light, fixed in the world: colour = albedo * (ambient + diffuse * max(0, n . direction)).
-
-    Attributes:
-        direction: From the surface towards the light, world frame, any length but zero.
-    """
-
-    ambient: float = Field(default=0.6, ge=0)
-    diffuse: float = Field(default=0.4, ge=0)
-    direction: tuple[float, float, float] = (-0.35, 0.55, 0.75)
-
-
-DEFAULT_LIGHT = Light()
-# No shading: the base colours themselves.
-ALBEDO = Light(ambient=1.0, diffuse=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +172,8 @@ def _cast(obj: TexturedObject, sample: npt.NDArray[np.int64], origins: Floats, d
         keep = opaque if atlas.masked else slice(None)
         normals = face_normals[face[keep]]
         normals = np.where((normals * directions[keep]).sum(axis=1, keepdims=True) > 0, -normals, normals)
-        found.append(_Hits(sample=sample[keep], depth=travelled[keep], rgb=_shade(rgb[keep], normals, light), normals=normals))
+        lit = np.minimum(rgb[keep] * light.strength(normals)[:, None], np.float32(255))
+        found.append(_Hits(sample=sample[keep], depth=travelled[keep], rgb=lit, normals=normals))
         if not atlas.masked or opaque.all():
             break
         on = ~opaque
@@ -230,14 +213,6 @@ def _first_hits(
 def _face_normals(obj: TexturedObject) -> Floats:
     a, b, c = (obj.vertices[obj.faces[:, i]].astype(np.float64) for i in range(3))
     return np.asarray(_unit(np.cross(b - a, c - a)), dtype=np.float32)
-
-
-def _shade(rgb: Floats, normals: Floats, light: Light) -> Floats:
-    towards = np.asarray(light.direction, dtype=np.float32)
-    cosine = np.maximum(normals @ (towards / np.linalg.norm(towards)), 0)
-    strength = (light.ambient + light.diffuse * cosine).astype(np.float32)
-    shaded: Floats = np.minimum(rgb * strength[:, None], np.float32(255))
-    return shaded
 
 
 def _atlas(textures: Sequence[Texels]) -> _Atlas:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from img2mesh.geometry.light import Light
 from img2mesh.manifests import Model
 
 
@@ -22,6 +23,7 @@ class ExportConfig(Model):
         angle_power: A generated view counts by the cosine of its angle to the surface, to this power.
         front_cosines: From the first to the second cosine of its angle to the surface, the input picture takes over.
         compensate: Whether the generated views' colours are fitted to the picture's where both see the surface.
+        light: Whose shade generated views have, to be taken out of their colours: an asset is lit where it is used.
         padding_px: Width of the colour that continues past the border of each chart.
         preview_px: Width of the preview sheet.
     """
@@ -36,5 +38,6 @@ class ExportConfig(Model):
     angle_power: float = Field(default=8.0, gt=0)
     front_cosines: tuple[float, float] = (0.1, 0.4)
     compensate: bool = True
+    light: Light | None = None
     padding_px: int = Field(default=8, ge=1)
     preview_px: int = Field(default=1600, ge=400, le=8000)

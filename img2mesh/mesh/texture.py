@@ -167,9 +167,11 @@ def _blend_views(
         """How much one view counts at each texel, and that times its colour."""
         alpha = views.alpha[index].numpy()
         over_white = views.rgb[index].movedim(0, -1).numpy()
-        straight = (over_white - (1 - alpha[..., None])) / np.maximum(alpha[..., None], OPAQUE)
+        straight = np.clip((over_white - (1 - alpha[..., None])) / np.maximum(alpha[..., None], OPAQUE), 0, 1)
+        if config.light:
+            straight /= config.light.strength(views.normals[index].movedim(0, -1).numpy())[..., None]
         # Generated outlines are soft: the paper shines through wherever they are not opaque.
-        view = _picture(scene, views.cameras[[index]], np.clip(straight, 0, 1), alpha, coverage=OPAQUE)
+        view = _picture(scene, views.cameras[[index]], straight, alpha, coverage=OPAQUE)
         seen, cosine, inside = _see(texels, scene, view)
         weight = cosine**config.angle_power * _smooth_step(inside / max(config.mask_erosion_px, 1e-6))
         return weight, weight[:, None] * seen

@@ -20,6 +20,7 @@ from img2mesh.neus.config import WONDER3D_VIEW_WEIGHTS, FitConfig
 from img2mesh.neus.grid import corner_points, resampled, spacing
 from img2mesh.neus.holes import without_false_holes
 from img2mesh.neus.hull import Hull, build_hull, with_room
+from img2mesh.neus.limbs import limbs
 from img2mesh.neus.losses import Targets
 from img2mesh.neus.nerfstudio import fit_with_nerfstudio
 from img2mesh.neus.progress import Learnt, Progress, Record
@@ -62,7 +63,6 @@ class _Level:
     """What stays the same during one level."""
 
     config: FitConfig
-    hull: Hull
     front: Float[Tensor, "z y x"]
     rays: _Rays
     views: Views
@@ -102,17 +102,19 @@ def fit(views: Views, config: FitConfig, *, seed: int, keep: Path | None = None)
     generator = torch.Generator().manual_seed(seed)
     hull = build_hull(views.cameras, views.alpha, slack_px=config.hull_slack_px)
     space = _carved(views, hull) if carve else None
+    rods = None if config.carve else limbs(hull)
+    views = rods.shown_in(views) if rods else views
     record = Record.of(keep, views, config, seed)
     found = record.read(generator, views.rgb.device)
     change = found.change if found else None
     for number, (resolution, steps) in enumerate(zip(config.resolutions, config.max_steps, strict=True)):
         if found and number < found.level:
             continue
-        start, front = with_room(hull, resolution, sparing=config.carve).on_grid(resolution)
+        start, front = rods.with_hull(hull, resolution) if rods else with_room(hull, resolution).on_grid(resolution)
         if space is not None:
             start = torch.maximum(start, resampled(space, resolution))
         rays_here = _rays(_shrunk(views, resolution), config)
-        level = _Level(config=config, hull=hull, front=front, rays=rays_here, views=views, steps=steps)
+        level = _Level(config=config, front=front, rays=rays_here, views=views, steps=steps)
         sdf = start if change is None else start + resampled(change, resolution)
         begun = found if found and number == found.level else None
         begun = begun or Progress(level=number, sdf=torch.maximum(sdf, front), change=change)
@@ -127,7 +129,7 @@ def _carved(views: Views, hull: Hull) -> Float[Tensor, "z y x"]:
     """The hull without what the views rule out, on a grid of its own; computed on the CPU, in seconds."""
     resolution = min(_CARVED_RESOLUTION, views.rgb.shape[-1])
     small = _shrunk(views, resolution)
-    start = with_room(hull, resolution, sparing=True).on_grid(resolution)[0]
+    start = with_room(hull, resolution).on_grid(resolution)[0]
     here = Views(cameras=small.cameras, rgb=small.rgb.cpu(), alpha=small.alpha.cpu(), normals=small.normals.cpu())
     return carved(here, start.cpu()).to(start.device)
 

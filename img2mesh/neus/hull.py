@@ -90,20 +90,17 @@ def build_hull(cameras: Cameras, alpha: Float[Tensor, "view height width"], *, s
     return Hull(cameras=cameras, contours=contours_of(alpha), groups=_groups(cameras), slack=slack)
 
 
-def with_room(hull: Hull, resolution: int, *, sparing: bool = False) -> Hull:
-    """The hull with so much slack that at least one voxel of a grid is left behind every foreground pixel of the front.
+def with_room(hull: Hull, resolution: int) -> Hull:
+    """The hull with so much slack that half a voxel of a grid is left behind every foreground pixel of the front.
 
-    Args:
-        sparing: For views that do not contradict each other: half a voxel is enough, which thin parts of theirs often have, and
-            there is no slack at the rim of what has enough.
+    Half a voxel is what thin parts often have anyway; there is no slack at the rim of what has enough.
     """
     if not hull.groups:
         return hull
-    needed = _best_on_front_rays(hull, resolution) + spacing(resolution) * (0.5 if sparing else 1.0)
-    if sparing:
-        least = torch.where(torch.isinf(needed), torch.inf, needed)
-        least = -F.max_pool2d(-least[None], 3, stride=1, padding=1)[0]
-        needed = torch.where(least > 0, needed, -torch.inf)
+    needed = _best_on_front_rays(hull, resolution) + spacing(resolution) * 0.5
+    least = torch.where(torch.isinf(needed), torch.inf, needed)
+    least = -F.max_pool2d(-least[None], 3, stride=1, padding=1)[0]
+    needed = torch.where(least > 0, needed, -torch.inf)
     # Slack is interpolated between pixels, so the neighbours of a pixel need as much as the pixel.
     spread = F.max_pool2d(needed[None], 3, stride=1, padding=1)[0]
     return replace(hull, slack=torch.maximum(hull.slack, spread))

@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import zipfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from img2mesh.errors import InputError
 from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG, VIEW_NAMES, orbit
+from img2mesh.geometry.light import DEFAULT_LIGHT
 from img2mesh.geometry.views import Views
 from img2mesh.mesh.clean import clean
 from img2mesh.mesh.config import ExportConfig
@@ -236,6 +238,25 @@ def test_preview_is_as_wide_as_asked_and_shows_the_input() -> None:
     shown = sheet(textured(), views(), picture(), VIEW_NAMES, CONFIG.preview_px)
     assert shown.shape[1] == CONFIG.preview_px
     assert (np.abs(shown.astype(int) - PAINT).max(axis=2) < 8).mean() > 0.02
+
+
+def test_the_shade_of_generated_views_is_taken_out() -> None:
+    inside, line = disc(64), (torch.arange(64) + 0.5) / 32 - 1
+    right, up = line.expand(64, 64) / RADIUS, -line[:, None].expand(64, 64) / RADIUS
+    local = torch.stack([right, up, (1 - right**2 - up**2).clamp(min=0).sqrt()]) * inside
+    # Of a camera: right, down, forward.
+    turns = orbit(size_px=64).world_from_camera[:, :3, :3] * torch.tensor([1.0, -1, -1])
+    normals = torch.einsum("vij,jhw->vihw", turns, local)
+    shade = torch.from_numpy(DEFAULT_LIGHT.strength(normals.movedim(1, -1).numpy()))
+    shaded = replace(views(), rgb=torch.where(inside, 0.5 * shade, 1.0)[:, None].expand(-1, 3, -1, -1), normals=normals)
+
+    def around(config: ExportConfig) -> np.ndarray:
+        rendered = render(bake(unwrap(cleaned(), 256), shaded, None, config), orbit((0, 90, 180, 270), size_px=65))
+        return rendered.rgb[:, 16:49, 32, 0]
+
+    # In the light the back has three fifths of the front's brightness.
+    assert np.ptp(around(CONFIG)) > 0.15
+    assert around(CONFIG.model_copy(update={"light": DEFAULT_LIGHT})) == pytest.approx(0.5, abs=0.02)
 
 
 def test_what_no_view_sees_has_the_colour_of_what_is_around_it() -> None:

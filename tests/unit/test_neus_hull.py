@@ -61,19 +61,6 @@ def test_two_square_views_make_a_box() -> None:
     assert (hull.sdf(points) < 0).tolist() == [True, False, False, True]
 
 
-def test_views_that_contradict_the_front_leave_one_voxel_behind_each_of_its_pixels() -> None:
-    alpha = squares(12, 12, 12, 12, 12, 12)
-    alpha[5] = 0
-    alpha[5, :6, :6] = 1
-    resolution = 32
-    hull = with_room(build_hull(orbit(size_px=SIZE), alpha, slack_px=0.0), resolution)
-    centres = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
-    inner = centres[4 + 2 : 28 - 2]
-    z, y, x = torch.meshgrid(torch.linspace(-1, 1, 128), inner, inner, indexing="ij")
-    lowest = hull.sdf(torch.stack([x, y, z], dim=-1).reshape(-1, 3)).reshape(z.shape).amin(0)
-    assert bool((lowest < 0).all())
-
-
 def test_a_plate_that_views_agree_on_is_not_widened() -> None:
     # Its faces are between half a voxel and one voxel from its middle.
     alpha, resolution = squares(8, 8), 25
@@ -81,8 +68,7 @@ def test_a_plate_that_views_agree_on_is_not_widened() -> None:
     hull = build_hull(orbit((0.0, 90.0), size_px=SIZE), alpha, slack_px=0.0)
     just_outside = torch.tensor([[0.0, 0.0, 1 / 16 + 0.01]])
     assert 0.5 * spacing(resolution) < 1 / 16 < spacing(resolution)
-    assert float(with_room(hull, resolution, sparing=True).sdf(just_outside)) == pytest.approx(0.01, abs=0.005)
-    assert float(with_room(hull, resolution).sdf(just_outside)) < 0
+    assert float(with_room(hull, resolution).sdf(just_outside)) == pytest.approx(0.01, abs=0.005)
 
 
 def test_the_field_gets_exactly_the_outline_of_the_front() -> None:

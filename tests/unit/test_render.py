@@ -14,11 +14,8 @@ from safetensors.numpy import load_file
 
 from img2mesh.data.objects import ObjectEntry, TexturedObject, list_objects, load_object, srgb_from_linear
 from img2mesh.data.render import (
-    ALBEDO,
-    DEFAULT_LIGHT,
     DEPTH_STEPS,
     FRAME_LIMIT,
-    Light,
     encode_normals,
     front_azimuths,
     front_light,
@@ -29,6 +26,7 @@ from img2mesh.data.render import (
 )
 from img2mesh.errors import InputError
 from img2mesh.geometry.cameras import VIEW_NAMES, orbit, project, unproject
+from img2mesh.geometry.light import ALBEDO, DEFAULT_LIGHT, Light
 from img2mesh.manifests import CameraSpec
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

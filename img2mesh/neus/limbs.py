@@ -1,0 +1,124 @@
+"""Legs, arms and handles: what the front shows and the other views leave nothing of, as rods behind the front's pixels.
+
+Generated views often miss thin parts, or have them in other places each. How wide such a part is, the front tells; how deep it
+lies, the least that speaks against it, together with the rule that it goes on from each pixel to the next.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from img2mesh.geometry.cameras import Cameras, project, rays
+from img2mesh.geometry.views import Views
+from img2mesh.neus.grid import corner_points
+from img2mesh.neus.hull import Hull
+from img2mesh.neus.matching import matched
+
+# A place this far outside of what the other views leave is as wrong as any, pixels; but nearer ones are rather right.
+_WRONG_PX, _NEARER = 6.0, 0.05
+# What a part pays to go on at another depth.
+_JUMP = 12.0
+# With less than this of the hull on its ray, a pixel of the front is bare, pixels.
+_BARE_PX = 0.5
+# Rods reach this far into what they hang on; their width is looked for as far away.
+_OVERLAP_PX = 2
+# Half the depth of rods: at least in pixels, at most in scene units.
+_THIN_PX, _THICK = 1.0, 0.06
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limbs:
+    """Rods along the front's rays.
+
+    Attributes:
+        front: One camera.
+        middle: z-depth of the rod's middle.
+        half: Half its depth, scene units; `-inf` where there is none.
+    """
+
+    front: Cameras
+    middle: Float[Tensor, "height width"]
+    half: Float[Tensor, "height width"]
+
+    def sdf(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
+        """How far before or behind the rod a point lies that has one in its pixel, scene units; `inf` where there is none."""
+        [pixels], [z] = project(self.front, points[None])
+        x, y = (pixels[:, axis].long().clamp(0, side - 1) for axis, side in enumerate(reversed(self.half.shape)))
+        beyond: Tensor = (z - self.middle[y, x]).abs() - self.half[y, x]
+        return beyond
+
+    def with_hull(self, hull: Hull, resolution: int) -> tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]]:
+        """The hull with the rods, and the front's silhouette, as signed distances on the corners of a grid."""
+        start, front = hull.on_grid(resolution)
+        points = corner_points(torch.arange(start.numel(), device=start.device), resolution)
+        return torch.minimum(start, torch.maximum(front, self.sdf(points).view_as(start))), front
+
+    def shown_in(self, views: Views) -> Views:
+        """The views with the rods in them too, where they show nothing, in the front's colours."""
+        row, column = torch.isfinite(self.half).nonzero().unbind(-1)
+        origins, directions = (r[0].expand(*self.half.shape, 3)[row, column] for r in rays(self.front))
+        # Pixels of other views are as large: so many steps leave out none of them.
+        steps = torch.linspace(-1, 1, int(_THICK * views.alpha.shape[-1]) + 2, device=row.device)[:, None]
+        depths = self.middle[row, column] + steps * self.half[row, column]
+        points = (origins + directions * depths[..., None]).reshape(-1, 3)
+        rgb, alpha = views.rgb.clone(), views.alpha.clone()
+        here = _flat(views.cameras[[0]], points)
+        for view in range(1, len(views)):
+            there = _flat(views.cameras[[view]], points)
+            new = alpha[view].view(-1)[there] < 0.5
+            rgb[view].view(3, -1)[:, there[new]] = views.rgb[0].reshape(3, -1)[:, here[new]]
+            alpha[view].view(-1)[there] = 1.0
+        return replace(views, rgb=rgb, alpha=alpha)
+
+
+def limbs(hull: Hull) -> Limbs | None:
+    """Rods for all pixels of the front that the other views leave bare, if there are any; with as many pixels as the views."""
+    front = hull.cameras[:1].to(hull.contours.device)
+    height, width = front.height_px, front.width_px
+    pose, focal = front.world_from_camera[0], float(front.focal_px[0])
+    reach = -float(pose[:3, 3] @ pose[:3, 2])
+    pixel = (reach if front.projection == "perspective" else 1.0) / focal
+    origins, directions = (r[0].expand(height, width, 3) for r in rays(front))
+    depths = torch.linspace(reach - 1, reach + 1, width, device=front.focal_px.device)
+    outside = torch.stack([hull.others((origins + directions * z).reshape(-1, 3)).view(height, width) for z in depths]) / pixel
+    inner = -F.adaptive_avg_pool2d(hull.contours[:1], (height, width))[0]
+    bare = (inner > 0) & (outside.amin(0) > -_BARE_PX)
+    if not bool(bare.any()):
+        return None
+    near = (_highest(bare.float()) > 0) & (inner > 0)
+    outside = outside.clamp(min=0)
+    cost = torch.where(inner > 0, outside.clamp(max=_WRONG_PX) + _NEARER * outside, 0.0)
+    level = matched(cost, torch.zeros(2, height, width, device=cost.device), _jumps(inner > 0))
+    return Limbs(
+        front=front, middle=depths[level], half=torch.where(near, _half(inner * near, _THICK / pixel) * pixel, -torch.inf)
+    )
+
+
+def _jumps(shown: Tensor) -> Float[Tensor, "2 height width"]:
+    """What it costs to go on at another depth from each pixel: nothing to and from the background."""
+    jumps = torch.zeros(2, *shown.shape, device=shown.device)
+    jumps[0, :-1] = _JUMP * (shown[:-1] & shown[1:])
+    jumps[1, :, :-1] = _JUMP * (shown[:, :-1] & shown[:, 1:])
+    return jumps
+
+
+def _half(inner: Float[Tensor, "height width"], thick_px: float) -> Float[Tensor, "height width"]:
+    """Half the depth of a round rod at pixels so far from its outline, pixels."""
+    radius = _highest(inner).clamp(max=thick_px)
+    from_rim = torch.minimum(inner, radius)
+    return (from_rim * (2 * radius - from_rim)).sqrt().clamp(min=_THIN_PX)
+
+
+def _highest(values: Float[Tensor, "height width"]) -> Float[Tensor, "height width"]:
+    return F.max_pool2d(values[None], 2 * _OVERLAP_PX + 1, stride=1, padding=_OVERLAP_PX)[0]
+
+
+def _flat(camera: Cameras, points: Float[Tensor, "points 3"]) -> Tensor:
+    """Flat index of the pixel of each point; at the border for points outside."""
+    [pixels], _ = project(camera.to(points.device), points[None])
+    x, y = (pixels[:, axis].long().clamp(0, side - 1) for axis, side in enumerate((camera.width_px, camera.height_px)))
+    flat: Tensor = y * camera.width_px + x
+    return flat
