@@ -102,7 +102,7 @@ def fit(views: Views, config: FitConfig, *, seed: int, keep: Path | None = None)
     generator = torch.Generator().manual_seed(seed)
     hull = build_hull(views.cameras, views.alpha, slack_px=config.hull_slack_px)
     space = _carved(views, hull) if carve else None
-    rods = None if config.carve else limbs(hull)
+    rods = None if config.carve else limbs(hull, views.alpha)
     views = rods.shown_in(views) if rods else views
     record = Record.of(keep, views, config, seed)
     found = record.read(generator, views.rgb.device)

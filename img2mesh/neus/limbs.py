@@ -17,8 +17,10 @@ from img2mesh.neus.grid import corner_points
 from img2mesh.neus.hull import Hull
 from img2mesh.neus.matching import matched
 
-# A place this far outside of what the other views leave is as wrong as any, pixels; but nearer ones are rather right.
-_WRONG_PX, _NEARER = 6.0, 0.05
+# Cost of a place that a view does not cover at all; and for each pixel that it lies outside of what the views leave.
+_WRONG, _NEARER = 6.0, 0.05
+# A rod is no deeper than what views cover at least this much as they do its middle.
+_ALIKE = 0.7
 # What a part pays to go on at another depth.
 _JUMP = 12.0
 # With less than this of the hull on its ray, a pixel of the front is bare, pixels.
@@ -26,7 +28,7 @@ _BARE_PX = 0.5
 # Rods reach this far into what they hang on; their width is looked for as far away.
 _OVERLAP_PX = 2
 # Half the depth of rods: at least in pixels, at most in scene units.
-_THIN_PX, _THICK = 1.0, 0.06
+_THIN_PX, _THICK = 1.0, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,12 @@ class Limbs:
         return replace(views, rgb=rgb, alpha=alpha)
 
 
-def limbs(hull: Hull) -> Limbs | None:
-    """Rods for all pixels of the front that the other views leave bare, if there are any; with as many pixels as the views."""
+def limbs(hull: Hull, alpha: Float[Tensor, "view height width"]) -> Limbs | None:
+    """Rods for all pixels of the front that the other views leave bare, if there are any.
+
+    Args:
+        alpha: Coverage of which the hull was made: where it is below one half, it still tells what is likelier.
+    """
     front = hull.cameras[:1].to(hull.contours.device)
     height, width = front.height_px, front.width_px
     pose, focal = front.world_from_camera[0], float(front.focal_px[0])
@@ -83,18 +89,28 @@ def limbs(hull: Hull) -> Limbs | None:
     pixel = (reach if front.projection == "perspective" else 1.0) / focal
     origins, directions = (r[0].expand(height, width, 3) for r in rays(front))
     depths = torch.linspace(reach - 1, reach + 1, width, device=front.focal_px.device)
-    outside = torch.stack([hull.others((origins + directions * z).reshape(-1, 3)).view(height, width) for z in depths]) / pixel
+    layers = [(origins + directions * z).reshape(-1, 3) for z in depths]
+    outside = torch.stack([hull.others(points).view(height, width) for points in layers]) / pixel
     inner = -F.adaptive_avg_pool2d(hull.contours[:1], (height, width))[0]
     bare = (inner > 0) & (outside.amin(0) > -_BARE_PX)
     if not bool(bare.any()):
         return None
     near = (_highest(bare.float()) > 0) & (inner > 0)
-    outside = outside.clamp(min=0)
-    cost = torch.where(inner > 0, outside.clamp(max=_WRONG_PX) + _NEARER * outside, 0.0)
+    covered = torch.stack([_coverage(hull, alpha, points).view(height, width) for points in layers])
+    cost = torch.where(inner > 0, _WRONG * (1 - 2 * covered).clamp(min=0) + _NEARER * outside.clamp(min=0), 0.0)
     level = matched(cost, torch.zeros(2, height, width, device=cost.device), _jumps(inner > 0))
-    return Limbs(
-        front=front, middle=depths[level], half=torch.where(near, _half(inner * near, _THICK / pixel) * pixel, -torch.inf)
-    )
+    as_likely = (covered >= _ALIKE * covered.gather(0, level[None])).sum(0) / 2
+    half = torch.minimum(_half(inner * near, _THICK / pixel), as_likely.clamp(min=_THIN_PX))
+    return Limbs(front=front, middle=depths[level], half=torch.where(near, half * pixel, -torch.inf))
+
+
+def _coverage(hull: Hull, alpha: Float[Tensor, "view height width"], points: Float[Tensor, "points 3"]) -> Tensor:
+    """What the views that cover a point least have there; views that carve together count as the one that covers more."""
+    least = torch.full(points.shape[:1], torch.inf, device=points.device)
+    for group in hull.groups:
+        seen = torch.stack([alpha[view].view(-1)[_flat(hull.cameras[[view]], points)] for view in group])
+        least = torch.minimum(least, seen.amax(0))
+    return least
 
 
 def _jumps(shown: Tensor) -> Float[Tensor, "2 height width"]:

@@ -1,5 +1,6 @@
 """Rods for what the front shows and the other views leave nothing of."""
 
+import pytest
 import torch
 from scipy.ndimage import label
 
@@ -29,7 +30,7 @@ def table(*, feet: bool = False) -> Views:
 
 def rods_of(views: Views) -> tuple[Hull, Limbs]:
     hull = build_hull(views.cameras, views.alpha, slack_px=0.0)
-    rods = limbs(hull)
+    rods = limbs(hull, views.alpha)
     assert rods
     return hull, rods
 
@@ -42,7 +43,7 @@ def test_views_that_agree_need_no_rods() -> None:
     views = table()
     alpha = views.alpha.clone()
     alpha[:, 24:] = 0
-    assert limbs(build_hull(views.cameras, alpha, slack_px=0.0)) is None
+    assert limbs(build_hull(views.cameras, alpha, slack_px=0.0), alpha) is None
 
 
 def test_legs_that_no_other_view_shows_hang_on_the_table() -> None:
@@ -78,6 +79,17 @@ def test_rods_are_as_deep_as_they_are_wide() -> None:
     assert beside == torch.inf
 
 
+def test_what_the_sides_hint_at_decides_where_a_leg_stands_and_how_deep_it_is() -> None:
+    views = table()
+    # The right half believes in a leg two pixels deep, and in nothing in front of it.
+    for view, columns in ((2, slice(36, 38)), (4, slice(26, 28))):
+        views.alpha[view, 24:56, columns] = 0.4
+    views.alpha[1, 24:56] = views.alpha[5, 24:56] = 1
+    _, rods = rods_of(views)
+    assert torch.allclose(rods.middle[35:50, 49], torch.tensor(2 + 5 / 32), atol=1.5 / 32)
+    assert float(rods.half[40, 48:52].max()) == pytest.approx(1 / 32)
+
+
 def test_rods_are_shown_in_views_that_lack_them() -> None:
     views = table(feet=True)
     _, rods = rods_of(views)
@@ -98,7 +110,7 @@ def test_a_rod_that_the_front_shows_in_two_pieces_is_near_the_solid() -> None:
     # Of the right leg only the lower end is left, with nothing that tells its depth.
     alpha[0, 24:44, 48:52] = 0
     hull = build_hull(views.cameras, alpha, slack_px=0.0)
-    rods = limbs(hull)
+    rods = limbs(hull, alpha)
     assert rods
     top = corner_points(torch.arange(RESOLUTION**3), RESOLUTION)[hull.on_grid(RESOLUTION)[0].reshape(-1) < 0]
     depth = 2 - rods.middle[46:54, 48:52]
