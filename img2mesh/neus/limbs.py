@@ -83,25 +83,27 @@ def limbs(hull: Hull, alpha: Float[Tensor, "view height width"]) -> Limbs | None
         alpha: Coverage of which the hull was made: where it is below one half, it still tells what is likelier.
     """
     front = hull.cameras[:1].to(hull.contours.device)
-    height, width = front.height_px, front.width_px
     pose, focal = front.world_from_camera[0], float(front.focal_px[0])
     reach = -float(pose[:3, 3] @ pose[:3, 2])
     pixel = (reach if front.projection == "perspective" else 1.0) / focal
-    origins, directions = (r[0].expand(height, width, 3) for r in rays(front))
-    depths = torch.linspace(reach - 1, reach + 1, width, device=front.focal_px.device)
-    layers = [(origins + directions * z).reshape(-1, 3) for z in depths]
-    outside = torch.stack([hull.others(points).view(height, width) for points in layers]) / pixel
-    inner = -F.adaptive_avg_pool2d(hull.contours[:1], (height, width))[0]
-    bare = (inner > 0) & (outside.amin(0) > -_BARE_PX)
+    inner = -F.adaptive_avg_pool2d(hull.contours[:1], (front.height_px, front.width_px))[0]
+    shown = inner > 0
+    origins, directions = (r[0].expand(*shown.shape, 3)[shown] for r in rays(front))
+    depths = torch.linspace(reach - 1, reach + 1, front.width_px, device=inner.device)
+    layers = [origins + directions * z for z in depths]
+    outside = torch.stack([hull.others(points) for points in layers]) / pixel
+    bare = torch.zeros_like(inner).masked_scatter_(shown, (outside.amin(0) > -_BARE_PX).float())
     if not bool(bare.any()):
         return None
-    near = (_highest(bare.float()) > 0) & (inner > 0)
-    covered = torch.stack([_coverage(hull, alpha, points).view(height, width) for points in layers])
-    cost = torch.where(inner > 0, _WRONG * (1 - 2 * covered).clamp(min=0) + _NEARER * outside.clamp(min=0), 0.0)
-    level = matched(cost, torch.zeros(2, height, width, device=cost.device), _jumps(inner > 0))
-    as_likely = (covered >= _ALIKE * covered.gather(0, level[None])).sum(0) / 2
-    half = torch.minimum(_half(inner * near, _THICK / pixel), as_likely.clamp(min=_THIN_PX))
-    return Limbs(front=front, middle=depths[level], half=torch.where(near, half * pixel, -torch.inf))
+    covered = torch.stack([_coverage(hull, alpha, points) for points in layers])
+    cost = torch.zeros(len(depths), *shown.shape, device=inner.device)
+    cost[:, shown] = _WRONG * (1 - 2 * covered).clamp(min=0) + _NEARER * outside.clamp(min=0)
+    level = matched(cost, torch.zeros_like(cost[:2]), _jumps(shown))
+    near = shown & (_highest(bare) > 0)
+    alike = (covered >= _ALIKE * covered.gather(0, level[shown][None])).sum(0) / 2
+    half = torch.minimum(_half(inner * near, _THICK / pixel)[shown], alike.clamp(min=_THIN_PX)) * pixel
+    half = torch.full_like(inner, -torch.inf).masked_scatter_(shown, half)
+    return Limbs(front=front, middle=depths[level], half=torch.where(near, half, -torch.inf))
 
 
 def _coverage(hull: Hull, alpha: Float[Tensor, "view height width"], points: Float[Tensor, "points 3"]) -> Tensor:
