@@ -38,8 +38,8 @@ _HIDDEN_VOXELS = 2.0
 _FINE, _RATHER = 0.01, 0.7
 # A solid's normals are wrong below this cosine; what their share counts beside the share of contradictions.
 _BENT_COSINE, _BENT = 0.7, 0.05
-# Where a larger share of the covered pixels than this had to be kept covered, what carved was wrong; what that counts.
-_KEPT_SHARE, _KEPT = 0.03, 3.0
+# If more of the covered pixels than this share, for each other view, had to be kept covered, carving was wrong; what it counts.
+_KEPT_SHARE, _KEPT = 0.006, 15.0
 # Surfaces are placed deeper where that is this much of a view, unless so many times as much speaks against the outcome.
 _MUCH, _NO_MORE = 0.15, 1.25
 
@@ -84,7 +84,7 @@ def carved(views: Views, start: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"
         placed = {view: _placed(asked[view], level[view], views.alpha[view]) for view in judges}
         solid, kept = _behind(views, sights, start, placed)
         met = {view: sight.met(solid) for view, sight in judges.items()}
-        blame = _blame(views, seen, judges, met, solid) + _KEPT * max(0.0, kept - _KEPT_SHARE)
+        blame = _blame(views, seen, judges, met, solid) + _KEPT * max(0.0, kept / max(1, len(judges) - 1) - _KEPT_SHARE)
         return _Left(solid=solid, blame=blame, met=met)
 
     def left(way: Way) -> _Left:
