@@ -59,7 +59,7 @@ class Limbs:
         return torch.minimum(start, torch.maximum(front, self.sdf(points).view_as(start))), front
 
     def shown_in(self, views: Views) -> Views:
-        """The views with the rods in them too, where they show nothing, in the front's colours."""
+        """The views with the rods in them: covered fully, and in the front's colours where they show nothing."""
         row, column = torch.isfinite(self.half).nonzero().unbind(-1)
         origins, directions = (r[0].expand(*self.half.shape, 3)[row, column] for r in rays(self.front))
         # Pixels of other views are as large: so many steps leave out none of them.
