@@ -168,3 +168,10 @@ def rays(cameras: Cameras) -> tuple[Float[Tensor, "view height width 3"], Float[
     zeros = torch.zeros(pixels.shape[:-1], device=pixels.device)
     origins = unproject(cameras, pixels, zeros)
     return origins, unproject(cameras, pixels, zeros + 1) - origins
+
+
+def depths_through(camera: Cameras, count: int) -> Float[Tensor, "depth"]:
+    """Evenly spaced z-depths of a camera's rays in the scene, from one unit before its origin to one behind it."""
+    pose = camera.world_from_camera[0]
+    reach = -float(pose[:3, 3] @ pose[:3, 2])
+    return torch.linspace(reach - 1.0, reach + 1.0, count, device=pose.device)

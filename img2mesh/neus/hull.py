@@ -2,7 +2,7 @@
 
 A hull carves wherever any one view sees background, so one wrong view destroys it. Here the front's mask is the truth; of two
 views that face each other both must see background; and where the others leave nothing behind a foreground pixel of the front,
-they are slackened there until as much is left as they agree on best.
+they are slackened there until as much is left as they agree on best. Generated views get rods there instead (`limbs.py`).
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from img2mesh.errors import NumericalError
-from img2mesh.geometry.cameras import Cameras, facing, rays
+from img2mesh.geometry.cameras import Cameras, depths_through, facing, rays
 from img2mesh.neus.grid import corner_points, spacing
 
 # Contours are placed to a quarter of a pixel.
@@ -154,10 +154,9 @@ def _best_on_front_rays(hull: Hull, resolution: int) -> Float[Tensor, "height wi
 
 
 def _front_points(hull: Hull, chosen: Bool[Tensor, "height width"], resolution: int) -> Iterator[Float[Tensor, "points 3"]]:
-    origins, directions = (r[0].to(chosen.device)[chosen] for r in rays(hull.cameras[:1]))
-    pose = hull.cameras.world_from_camera[0]
-    reach = -float(pose[:3, 3] @ pose[:3, 2])
-    depths = torch.linspace(reach - 1.0, reach + 1.0, resolution, device=chosen.device)
+    front = hull.cameras[:1].to(chosen.device)
+    origins, directions = (r[0][chosen] for r in rays(front))
+    depths = depths_through(front, resolution)
     size = max(1, _CHUNK // resolution)
     for o, d in zip(torch.split(origins, size), torch.split(directions, size), strict=True):
         yield (o[:, None] + d[:, None] * depths[:, None]).reshape(-1, 3)

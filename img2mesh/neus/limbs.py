@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from img2mesh.geometry.cameras import Cameras, project, rays
+from img2mesh.geometry.cameras import Cameras, depths_through, rays
 from img2mesh.geometry.views import Views
 from img2mesh.neus.grid import corner_points
 from img2mesh.neus.hull import Hull
 from img2mesh.neus.matching import matched
+from img2mesh.neus.sight import pixel_of
 
 # Cost of a place that a view does not cover at all; and for each pixel that it lies outside of what the views leave.
 _WRONG, _NEARER = 6.0, 0.05
@@ -47,10 +48,9 @@ class Limbs:
 
     def sdf(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
         """How far before or behind the rod a point lies that has one in its pixel, scene units; `inf` where there is none."""
-        [pixels], [z] = project(self.front, points[None])
-        x, y = (pixels[:, axis].long().clamp(0, side - 1) for axis, side in enumerate(reversed(self.half.shape)))
-        beyond: Tensor = (z - self.middle[y, x]).abs() - self.half[y, x]
-        return beyond
+        pixel, z, inside = pixel_of(self.front, points)
+        beyond = (z - self.middle.view(-1)[pixel]).abs() - self.half.view(-1)[pixel]
+        return torch.where(inside, beyond, torch.inf)
 
     def with_hull(self, hull: Hull, resolution: int) -> tuple[Float[Tensor, "z y x"], Float[Tensor, "z y x"]]:
         """The hull with the rods, and the front's silhouette, as signed distances on the corners of a grid."""
@@ -67,12 +67,13 @@ class Limbs:
         depths = self.middle[row, column] + steps * self.half[row, column]
         points = (origins + directions * depths[..., None]).reshape(-1, 3)
         rgb, alpha = views.rgb.clone(), views.alpha.clone()
-        here = _flat(views.cameras[[0]], points)
+        cameras = views.cameras.to(points.device)
+        here = pixel_of(cameras[[0]], points)[0]
         for view in range(1, len(views)):
-            there = _flat(views.cameras[[view]], points)
-            new = alpha[view].view(-1)[there] < 0.5
+            there, _, inside = pixel_of(cameras[[view]], points)
+            new = inside & (alpha[view].view(-1)[there] < 0.5)
             rgb[view].view(3, -1)[:, there[new]] = views.rgb[0].reshape(3, -1)[:, here[new]]
-            alpha[view].view(-1)[there] = 1.0
+            alpha[view].view(-1)[there[inside]] = 1.0
         return replace(views, rgb=rgb, alpha=alpha)
 
 
@@ -83,13 +84,11 @@ def limbs(hull: Hull, alpha: Float[Tensor, "view height width"]) -> Limbs | None
         alpha: Coverage of which the hull was made: where it is below one half, it still tells what is likelier.
     """
     front = hull.cameras[:1].to(hull.contours.device)
-    pose, focal = front.world_from_camera[0], float(front.focal_px[0])
-    reach = -float(pose[:3, 3] @ pose[:3, 2])
-    pixel = (reach if front.projection == "perspective" else 1.0) / focal
+    depths = depths_through(front, front.width_px)
+    pixel = (float(depths.mean()) if front.projection == "perspective" else 1.0) / float(front.focal_px[0])
     inner = -F.adaptive_avg_pool2d(hull.contours[:1], (front.height_px, front.width_px))[0]
     shown = inner > 0
     origins, directions = (r[0].expand(*shown.shape, 3)[shown] for r in rays(front))
-    depths = torch.linspace(reach - 1, reach + 1, front.width_px, device=inner.device)
     layers = [origins + directions * z for z in depths]
     outside = torch.stack([hull.others(points) for points in layers]) / pixel
     bare = torch.zeros_like(inner).masked_scatter_(shown, (outside.amin(0) > -_BARE_PX).float())
@@ -108,10 +107,13 @@ def limbs(hull: Hull, alpha: Float[Tensor, "view height width"]) -> Limbs | None
 
 def _coverage(hull: Hull, alpha: Float[Tensor, "view height width"], points: Float[Tensor, "points 3"]) -> Tensor:
     """What the views that cover a point least have there; views that carve together count as the one that covers more."""
-    least = torch.full(points.shape[:1], torch.inf, device=points.device)
+    cameras, least = hull.cameras.to(points.device), torch.full(points.shape[:1], torch.inf, device=points.device)
     for group in hull.groups:
-        seen = torch.stack([alpha[view].view(-1)[_flat(hull.cameras[[view]], points)] for view in group])
-        least = torch.minimum(least, seen.amax(0))
+        most = torch.zeros_like(least)
+        for view in group:
+            pixel, _, inside = pixel_of(cameras[[view]], points)
+            most = torch.maximum(most, alpha[view].view(-1)[pixel] * inside)
+        least = torch.minimum(least, most)
     return least
 
 
@@ -132,11 +134,3 @@ def _half(inner: Float[Tensor, "height width"], thick_px: float) -> Float[Tensor
 
 def _highest(values: Float[Tensor, "height width"]) -> Float[Tensor, "height width"]:
     return F.max_pool2d(values[None], 2 * _OVERLAP_PX + 1, stride=1, padding=_OVERLAP_PX)[0]
-
-
-def _flat(camera: Cameras, points: Float[Tensor, "points 3"]) -> Tensor:
-    """Flat index of the pixel of each point; at the border for points outside."""
-    [pixels], _ = project(camera.to(points.device), points[None])
-    x, y = (pixels[:, axis].long().clamp(0, side - 1) for axis, side in enumerate((camera.width_px, camera.height_px)))
-    flat: Tensor = y * camera.width_px + x
-    return flat

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from img2mesh.geometry.cameras import Cameras, project, rays
+from img2mesh.geometry.cameras import Cameras, depths_through, project, rays
 from img2mesh.neus.grid import corner_points, resampled, sample, spacing
 from img2mesh.neus.hull import build_hull
 
@@ -95,10 +95,7 @@ def _lowest_on_rays(
 ) -> tuple[Float[Tensor, "rays"], Float[Tensor, "rays"]]:
     """Where along each ray the field is lowest, as z-depth, and how low; only every so manyth sample is looked at."""
     origins, directions = (r[0][chosen] for r in rays(front))
-    pose = front.world_from_camera[0]
-    reach = -float(pose[:3, 3] @ pose[:3, 2])
-    count = int(2 / (_STEP_VOXELS * spacing(sdf.shape[0])))
-    depths = torch.linspace(reach - 1.0, reach + 1.0, count, device=sdf.device)[::every]
+    depths = depths_through(front, int(2 / (_STEP_VOXELS * spacing(sdf.shape[0]))))[::every]
     places, values = [], []
     size = max(1, _CHUNK // len(depths))
     for o, d in zip(torch.split(origins, size), torch.split(directions, size), strict=True):

@@ -61,6 +61,19 @@ def test_two_square_views_make_a_box() -> None:
     assert (hull.sdf(points) < 0).tolist() == [True, False, False, True]
 
 
+def test_views_that_contradict_the_front_leave_something_behind_each_of_its_pixels() -> None:
+    alpha = squares(12, 12, 12, 12, 12, 12)
+    alpha[5] = 0
+    alpha[5, :6, :6] = 1
+    resolution = 32
+    hull = with_room(build_hull(orbit(size_px=SIZE), alpha, slack_px=0.0), resolution)
+    centres = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
+    inner = centres[4 + 2 : 28 - 2]
+    z, y, x = torch.meshgrid(torch.linspace(-1, 1, 128), inner, inner, indexing="ij")
+    lowest = hull.sdf(torch.stack([x, y, z], dim=-1).reshape(-1, 3)).reshape(z.shape).amin(0)
+    assert bool((lowest < 0).all())
+
+
 def test_a_plate_that_views_agree_on_is_not_widened() -> None:
     # Its faces are between half a voxel and one voxel from its middle.
     alpha, resolution = squares(8, 8), 25
