@@ -467,7 +467,8 @@ def render(
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     source: Annotated[str | None, typer.Option(help="Only sources whose name starts with this.")] = None,
     size_px: Annotated[int, typer.Option(min=8, help="Side of the square views.")] = 128,
-    fronts: Annotated[int, typer.Option(min=1, help="Front azimuths per object.")] = 1,
+    fronts: Annotated[int, typer.Option(min=1, help="Level fronts per object.")] = 1,
+    raised: Annotated[int, typer.Option(min=0, help="More fronts per object, seen from above.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the front azimuths and the lights.")] = 0,
     processes: Annotated[int, typer.Option(min=1, help="Processes to render with.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many objects.")] = None,
@@ -483,12 +484,26 @@ def render(
         source=source,
         size_px=size_px,
         fronts=fronts,
+        raised=raised,
         seed=seed,
         processes=processes,
         limit=limit,
         png=png,
     )
     print(f"{count} objects in {out}")
+
+
+@data.command()
+def invent(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the .glb files, for `img2mesh data gather`.")],
+    *,
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+) -> None:
+    """Draw household things at random: tables, chairs, cabinets, lamps, vessels, cars, animals; without colours."""
+    from img2mesh.data.household import invent as invented
+
+    print(f"{sum(1 for _ in invented(out, count, seed=seed))} things in {out}: img2mesh data gather gives them colours")
 
 
 @data.command()

@@ -33,6 +33,7 @@ from img2mesh.presets import true_views
 from img2mesh.storage import write_durably
 
 _SHOWN = 6
+_Y_UP_FROM_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,18 +146,10 @@ def _written(
         "givenUpAxis": f"+{posed.up.upper()}",
     }
     upright = [name for name in formats if name in UPRIGHT]
-    files = write_files(_upright(given, posed.up), upright, provenance, stem=stem) if upright else {}
+    standing = given if posed.up == "y" else given.turned(_Y_UP_FROM_Z_UP)
+    files = write_files(standing, upright, provenance, stem=stem) if upright else {}
     others = [name for name in formats if name not in UPRIGHT]
     return files | (write_files(given, others, provenance, up=f"+{posed.up.upper()}", stem=stem) if others else {})
-
-
-def _upright(textured: TexturedMesh, up: str) -> TexturedMesh:
-    """The mesh turned so that the given up is +Y."""
-    if up == "y":
-        return textured
-    turn = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
-    mesh = textured.mesh
-    return replace(textured, mesh=replace(mesh, vertices=mesh.vertices @ turn.T, normals=mesh.normals @ turn.T))
 
 
 def _scores(textured: TexturedMesh, views: Views) -> dict[str, float]:

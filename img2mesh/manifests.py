@@ -76,12 +76,14 @@ class MultiviewLatents(Model):
     """Output of `multiview`: safetensors "colour" and "normal", each float16 [view, channel, height, width], unscaled.
 
     A generator that starts from a first guess adds "coverage", float16 [view, height, width]: how likely each place is covered.
+    front_elevation_deg: from how far above the object the picture seems to be taken; the cameras lean as the picture does.
     """
 
     kind: Literal["multiview-latents/v1"] = "multiview-latents/v1"
     source: PreparedImage
     latents: Blob
     cameras: tuple[CameraSpec, ...]
+    front_elevation_deg: float = 0.0
 
 
 class CoarseGeometry(Model):

@@ -45,13 +45,14 @@ class Params(Model):
 
 
 def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
-    """Extract, clean, unwrap, bake, write, preview, score."""
+    """Extract, clean, unwrap, bake, set upright, write, preview, score."""
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import PurePosixPath
 
     import torch
 
     from img2mesh import codec
+    from img2mesh.geometry.cameras import upright_from_front
     from img2mesh.mesh.clean import Silhouette, clean, levels
     from img2mesh.mesh.export import check_formats, png, write_files
     from img2mesh.mesh.extract import extract
@@ -68,7 +69,7 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     field = refined(codec.get_tensors(store, inputs.field)["sdf"], views.cameras, alpha, params.config.resolution)
     surface = extract(field.numpy())
     shown = Silhouette(camera=views.cameras[[0]], alpha=picture[..., 3])
-    config = params.config
+    config, elevation_deg = params.config, inputs.source.source.source.front_elevation_deg
     cleaned = clean(surface, faces=config.faces, speck_share=config.speck_share, picture=shown, remesh=config.remesh)
     meshes = levels(cleaned, config.lods)
     provenance = _provenance(inputs, params.model, cleaned.reduced_by)
@@ -78,8 +79,9 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
         written = []
         for stem, mesh in reversed(meshes.items()):
             textured = bake(unwrap(mesh, config.texture_px), views, picture, config)
-            written.append(pool.submit(write_files, textured, params.formats, provenance, stem=stem))
-        preview = png(sheet(textured, views, picture, names, config.preview_px))
+            standing = textured.turned(upright_from_front(elevation_deg))
+            written.append(pool.submit(write_files, standing, params.formats, provenance, stem=stem))
+        preview = png(sheet(standing, views, picture, names, config.preview_px))
         front_scores = _front_scores(textured, views.cameras[[0]], picture)
         files = {name: data for part in written for name, data in part.result().items()}
     files["preview.png"] = preview
@@ -87,7 +89,7 @@ def run(inputs: Surface, params: Params, store: Store) -> MeshAsset:
     return MeshAsset(
         source=inputs,
         files={name: store.put_blob(data, MEDIA_TYPES[PurePosixPath(name).suffix]) for name, data in files.items()},
-        scores={**_mesh_scores(cleaned.mesh), **coarser, **front_scores},
+        scores={**_mesh_scores(cleaned.mesh), **coarser, **front_scores, "front_elevation_deg": round(elevation_deg, 1)},
     )
 
 
@@ -102,7 +104,7 @@ def _provenance(inputs: Surface, model: str, reduced_by: str) -> dict[str, str |
         "model": model,
         "reducedBy": reduced_by,
         "aiGenerated": True,
-        "units": "unmeasured; the scene is the cube [-1, 1]^3 and the picture spans it, the pictured side faces +Z",
+        "units": "unmeasured; the picture spans two, the pictured side faces +Z",
     }
 
 
@@ -134,7 +136,7 @@ def _front_scores(textured: "TexturedMesh", front: "Cameras", picture: "np.ndarr
     }
 
 
-STAGE = Stage(name="export_mesh", version=4, inputs=Surface, params=Params, outputs=MeshAsset, run=run)
+STAGE = Stage(name="export_mesh", version=5, inputs=Surface, params=Params, outputs=MeshAsset, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

@@ -77,10 +77,11 @@ def run(inputs: PreparedImage, params: Params, store: Store) -> MultiviewLatents
         source=inputs,
         latents=codec.put_tensors(store, tensors),
         cameras=codec.specs_from_cameras(orbit(size_px=params.view_size_px)),
+        front_elevation_deg=generator.front_elevation_deg(front),
     )
 
 
-STAGE = Stage(name="multiview", version=2, inputs=PreparedImage, params=Params, outputs=MultiviewLatents, run=run)
+STAGE = Stage(name="multiview", version=3, inputs=PreparedImage, params=Params, outputs=MultiviewLatents, run=run)
 
 if __name__ == "__main__":
     main(STAGE)

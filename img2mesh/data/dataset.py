@@ -52,18 +52,24 @@ class RenderedObjects:
         """
         self.items: list[tuple[Path, int]] = []
         weights: list[float] = []
+        raised_deg: list[float] = []
         for row in _rows(folder):
             if row["split"] != split:
                 continue
             path = folder / row["file"]
             with safe_open(path, "pt") as file:
-                azimuths = file.get_tensor("front_azimuth_deg").tolist()
-            self.items += [(path, front) for front in range(len(azimuths))]
+                azimuths = file.get_tensor("front_azimuth_deg")
+                # Views rendered by earlier versions are level.
+                raised = "front_elevation_deg" in file.keys()  # noqa: SIM118  # not a mapping
+                elevations = file.get_tensor("front_elevation_deg") if raised else torch.zeros_like(azimuths)
+            own = (azimuths == 0) & (elevations == 0)
+            self.items += [(path, front) for front in range(len(own))]
+            raised_deg += elevations.tolist()
             weight = SOURCE_WEIGHTS.get(row["source"], 1.0)
-            weights += [weight * (OWN_FRONT_WEIGHT if azimuth == 0 else 1.0) for azimuth in azimuths]
+            weights += [weight * (OWN_FRONT_WEIGHT if front else 1.0) for front in own.tolist()]
         if not self.items:
             raise InputError(f"no rendered objects of the split '{split}' in {folder}: run img2mesh data render first")
-        self.weights = torch.tensor(weights)
+        self.weights, self.elevations_deg = torch.tensor(weights), torch.tensor(raised_deg)
 
     def __len__(self) -> int:
         """Number of fronts."""

@@ -90,7 +90,7 @@ def _coloured(mesh: Any) -> bool:
 
 
 def _painted(scene: "trimesh.Scene", random: np.random.Generator, worn: list["Image"]) -> "trimesh.Scene":
-    """The scene in one to three colours or textures, every piece in one."""
+    """The scene in one to three colours or textures, every piece in one, pieces of one shape in the same."""
     import trimesh
     from trimesh import visual
 
@@ -99,9 +99,10 @@ def _painted(scene: "trimesh.Scene", random: np.random.Generator, worn: list["Im
     coloured: Any = visual.material.PBRMaterial
     palette = [_colour(random) for _ in range(random.integers(1, 4))]
     pictures = [worn[random.integers(len(worn))] for _ in palette] if worn and random.random() < _TEXTURED else []
-    painted = trimesh.Scene()
-    for number, piece in enumerate(_pieces(scene)):
-        chosen = random.integers(len(palette)) if number else 0
+    painted, wears = trimesh.Scene(), dict[tuple[int, ...], int]()
+    for piece in _pieces(scene):
+        shape = (len(piece.faces), *np.sort(np.round(200 * piece.extents / scene.scale)).astype(int).tolist())
+        chosen = wears.setdefault(shape, int(random.integers(len(palette))) if wears else 0)
         if pictures:
             piece.unmerge_vertices()
             material, uv = coloured(baseColorTexture=pictures[chosen]), _box_mapped(piece, _REPEATS / scene.scale)

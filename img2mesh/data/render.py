@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from img2mesh.data.objects import Floats, Ints, ObjectEntry, Texels, TexturedObject, list_objects, load_object
 from img2mesh.errors import InputError
-from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG, VIEW_NAMES, Cameras, orbit, rays
+from img2mesh.geometry.cameras import VIEW_AZIMUTHS_DEG, VIEW_NAMES, Cameras, orbit, rays, upright_from_front
 from img2mesh.geometry.light import DEFAULT_LIGHT, Light
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ MASK_LAYERS = 8
 _RESTART = 1e-4
 # Sixteen bits then reach four scene units, beyond every depth in the scene cube.
 DEPTH_STEPS = 16383
+# A raised front is seen from up to this far above.
+MOST_RAISED_DEG = 40.0
 # The light of a random front leaves the default one by at most this angle.
 LIGHT_CONE_DEG = 35.0
 
@@ -264,22 +266,24 @@ def _bilinear(atlas: _Atlas, material: Ints, x: Floats, y: Floats) -> Floats:
     return np.asarray(total[:, :3] / np.maximum(total[:, 3:], 1e-6), dtype=np.float32)
 
 
-def place(obj: TexturedObject, front_azimuth_deg: float = 0.0) -> TexturedObject:
+def place(obj: TexturedObject, front_azimuth_deg: float = 0.0, front_elevation_deg: float = 0.0) -> TexturedObject:
     """The object as scenes are built: turned, centred and scaled by what the front camera sees.
 
-    The camera at `front_azimuth_deg` about the object's +y becomes the front (+z). The front silhouette's box is centred in x
-    and y, the bounding box in z. The longest side of the silhouette is 1.5 scene units, or less where the object would
-    otherwise leave the frame at some azimuth about +y.
+    The camera at these angles about the object becomes the front (+z), so an object that is seen from above leans towards it.
+    The front silhouette's box is centred in x and y, the bounding box in z. The longest side of the silhouette is 1.5 scene
+    units, or less where the object would otherwise leave the frame at some azimuth about the front's upward direction.
 
     Args:
         front_azimuth_deg: From +z (0) towards +x (90).
+        front_elevation_deg: From the horizon (0) towards +y (90).
 
     Raises:
         InputError: The object has no extent.
     """
     angle = math.radians(front_azimuth_deg)
     sin_a, cos_a = math.sin(angle), math.cos(angle)
-    turned = obj.vertices.astype(np.float64) @ np.array([[cos_a, 0, sin_a], [0, 1, 0], [-sin_a, 0, cos_a]])
+    facing = np.array([[cos_a, 0, sin_a], [0, 1, 0], [-sin_a, 0, cos_a]])
+    turned = obj.vertices.astype(np.float64) @ facing @ upright_from_front(front_elevation_deg)
     used = turned[np.unique(obj.faces)]
     low, high = used.min(axis=0), used.max(axis=0)
     centre = (low + high) / 2
@@ -305,6 +309,13 @@ def front_azimuths(entry: ObjectEntry, *, fronts: int, seed: int) -> tuple[float
     random = _random(entry, seed, "front")
     drawn = tuple(float(a) for a in random.uniform(0.0, 360.0, size=fronts))
     return (0.0, *drawn[1:]) if _has_front(entry) else drawn
+
+
+def raised_fronts(entry: ObjectEntry, *, raised: int, seed: int) -> tuple[tuple[float, float], ...]:
+    """Azimuths and elevations of fronts seen from above, as people mostly take pictures of what stands on a floor or table."""
+    random = _random(entry, seed, "raised")
+    angles = random.uniform(0.0, 1.0, size=(raised, 2)) * (360.0, MOST_RAISED_DEG)
+    return tuple((azimuth, elevation) for azimuth, elevation in angles.tolist())
 
 
 def _has_front(entry: ObjectEntry) -> bool:
@@ -365,8 +376,14 @@ class _Job:
     out: Path
     size_px: int
     fronts: int
+    raised: int
     seed: int
     png: bool
+
+    def directions(self, entry: ObjectEntry) -> list[tuple[float, float]]:
+        """Azimuth and elevation of every front."""
+        level = front_azimuths(entry, fronts=self.fronts, seed=self.seed)
+        return [*((azimuth, 0.0) for azimuth in level), *raised_fronts(entry, raised=self.raised, seed=self.seed)]
 
 
 def render_dataset(
@@ -377,6 +394,7 @@ def render_dataset(
     source: str | None = None,
     size_px: int = 128,
     fronts: int = 1,
+    raised: int = 0,
     seed: int = 0,
     processes: int = 1,
     limit: int | None = None,
@@ -386,14 +404,16 @@ def render_dataset(
 
     Each `<out>/<split>/<name>.safetensors` holds "rgba" uint8 [front, view, height, width, 4] (straight alpha), "normal" uint8
     [front, view, height, width, 3] (round((n + 1) * 127.5), the zero vector is 128), "depth" float16 [front, view, height,
-    width] (z-depth, 0 in the background) and "front_azimuth_deg" float32 [front]. `<out>/cameras.json` has the six cameras,
-    `<out>/index.jsonl` one line per rendered object. A file is written whole or not at all, so a killed run is simply repeated.
+    width] (z-depth, 0 in the background), "front_azimuth_deg" and "front_elevation_deg" float32 [front]. `<out>/cameras.json`
+    has the six cameras, `<out>/index.jsonl` one line per rendered object. A file is written whole or not at all, so a killed
+    run is simply repeated.
 
     Args:
         objects: A folder with `index.jsonl`, or with `.glb` files.
         split: Only this split.
         source: Only sources whose name starts with this.
-        fronts: Front azimuths per object, see `front_azimuths`.
+        fronts: Level fronts per object, see `front_azimuths`.
+        raised: Fronts seen from above that follow them, see `raised_fronts`.
         seed: Decides the random fronts and lights of each object, and the order in which objects are rendered.
         limit: Render at most this many of the shuffled objects.
         png: Also write every view as PNG files for people, see `write_pngs`; only for objects rendered now.
@@ -407,7 +427,7 @@ def render_dataset(
     entries = list_objects(objects, split=split, source=source)
     order = np.random.default_rng(seed).permutation(len(entries))[:limit]
     chosen = [entries[i] for i in order]
-    job = _Job(out=out, size_px=size_px, fronts=fronts, seed=seed, png=png)
+    job = _Job(out=out, size_px=size_px, fronts=fronts, raised=raised, seed=seed, png=png)
     _write_cameras(job)
     waiting = [e for e in chosen if not _target(job, e).exists()]
     started = time.monotonic()
@@ -454,11 +474,12 @@ def _render_entry(entry: ObjectEntry, job: _Job) -> str:
     torch.set_num_threads(1)
     try:
         obj = load_object(entry.read())
-        azimuths = front_azimuths(entry, fronts=job.fronts, seed=job.seed)
+        directions = job.directions(entry)
         cameras = orbit(size_px=job.size_px)
+        lights = (front_light(entry, i, fronts=len(directions), seed=job.seed) for i in range(len(directions)))
         views = [
-            render_views(place(obj, azimuth), cameras, light=front_light(entry, i, fronts=job.fronts, seed=job.seed))
-            for i, azimuth in enumerate(azimuths)
+            render_views(place(obj, *direction), cameras, light=light)
+            for direction, light in zip(directions, lights, strict=True)
         ]
     except InputError as error:
         return str(error)
@@ -466,9 +487,10 @@ def _render_entry(entry: ObjectEntry, job: _Job) -> str:
         return "nothing of it is visible from some front"
     target = _target(job, entry)
     if job.png:
-        for azimuth, rendered in zip(azimuths, views, strict=True):
-            write_pngs(target.with_suffix("") / f"front_{azimuth:05.1f}", rendered)
-    _write_views(target, views, azimuths)
+        for (azimuth, elevation), rendered in zip(directions, views, strict=True):
+            above = f"_{elevation:04.1f}" if elevation else ""
+            write_pngs(target.with_suffix("") / f"front_{azimuth:05.1f}{above}", rendered)
+    _write_views(target, views, directions)
     return ""
 
 
@@ -496,14 +518,16 @@ def encode_normals(normals: Floats) -> Texels:
     return np.round((normals + 1.0) * 127.5).astype(np.uint8)
 
 
-def _write_views(target: Path, views: Sequence[RenderedViews], azimuths: Sequence[float]) -> None:
+def _write_views(target: Path, views: Sequence[RenderedViews], directions: Sequence[tuple[float, float]]) -> None:
     from safetensors.numpy import save
 
+    azimuths, elevations = np.array(directions, dtype=np.float32).T.copy()
     tensors: dict[str, npt.NDArray[Any]] = {
         "rgba": np.stack([v.rgba for v in views]),
         "normal": np.stack([encode_normals(v.normals) for v in views]),
         "depth": np.stack([v.depth for v in views]).astype(np.float16),
-        "front_azimuth_deg": np.array(azimuths, dtype=np.float32),
+        "front_azimuth_deg": azimuths,
+        "front_elevation_deg": elevations,
     }
     write_whole(target, save(tensors))
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -175,3 +176,10 @@ def depths_through(camera: Cameras, count: int) -> Float[Tensor, "depth"]:
     pose = camera.world_from_camera[0]
     reach = -float(pose[:3, 3] @ pose[:3, 2])
     return torch.linspace(reach - 1.0, reach + 1.0, count, device=pose.device)
+
+
+def upright_from_front(elevation_deg: float) -> Float[np.ndarray, "3 3"]:
+    """Turns what the front camera sees from so far above, in its own frame, until it stands upright and faces it level."""
+    angle = math.radians(elevation_deg)
+    sine, cosine = math.sin(angle), math.cos(angle)
+    return np.array([[1.0, 0.0, 0.0], [0.0, cosine, sine], [0.0, -sine, cosine]])

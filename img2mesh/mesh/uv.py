@@ -1,9 +1,10 @@
 """An atlas: where on the texture each face lies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Float
 
 from img2mesh.mesh.topology import Floats, Ints, Mesh, vertex_normals
 
@@ -34,6 +35,11 @@ class TexturedMesh:
 
     mesh: UnwrappedMesh
     texture: npt.NDArray[np.uint8]
+
+    def turned(self, turn: Float[np.ndarray, "3 3"]) -> "TexturedMesh":
+        """Rotated about the origin."""
+        mesh = replace(self.mesh, vertices=self.mesh.vertices @ turn.T, normals=self.mesh.normals @ turn.T)
+        return replace(self, mesh=mesh)
 
 
 def unwrap(mesh: Mesh, texture_px: int) -> UnwrappedMesh:

@@ -1,6 +1,7 @@
 """The multi-view generator: image encoder and UNet, trained together, in one weights file."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from img2mesh.models.autoencoder import BACK
 from img2mesh.models.checkpoint import load_network
 from img2mesh.models.multiview_unet import MultiviewUNet
 from img2mesh.models.regressor import ViewRegressor
+
+# The guess errs by some degrees, so that level pictures do not look quite level to it.
+LEAST_ELEVATION_DEG = 8.0
 
 
 class MultiviewGenerator(nn.Module):
@@ -72,6 +76,13 @@ class MultiviewGenerator(nn.Module):
             return None
         coverage: Tensor = self.guess.views(front[None].to(self.guess.leave.weight))[0, :, 3]
         return coverage
+
+    def front_elevation_deg(self, front: Float[Tensor, "4 height width"]) -> float:
+        """From how far above the object the picture is taken; zero where that is too little to tell, or there is no guess."""
+        if self.guess is None:
+            return 0.0
+        elevation_deg = math.degrees(float(self.guess.elevation(front[None].to(self.guess.leave.weight))[0]))
+        return elevation_deg if elevation_deg >= LEAST_ELEVATION_DEG else 0.0
 
     def _as_the_encoder_sees(self, rgb: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
         """Pictures at the encoder's size with its channels' means and deviations; a compact encoder takes [-1, 1] as it is."""

@@ -52,11 +52,12 @@ class ViewRegressor(nn.Module):
         )
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.leave = nn.Conv2d(widths[0], _VIEWS * GUESS_CHANNELS, 3, padding=1)
+        self.raised = nn.Linear(widths[-1], 1)
 
     def forward(
         self, front: Float[Tensor, "batch 4 small small"], features: list[Tensor]
-    ) -> Float[Tensor, "batch view 7 small small"]:
-        """Logits of colour and coverage, and normals before their tanh.
+    ) -> tuple[Float[Tensor, "batch view 7 small small"], Float[Tensor, "batch"]]:
+        """Logits of colour and coverage, and normals before their tanh; and from how far above the front is seen, radians.
 
         Args:
             front: sRGB over white and coverage, in [0, 1], `size_px` wide.
@@ -75,19 +76,29 @@ class ViewRegressor(nn.Module):
             hidden = block(hidden)
             kept.append(hidden)
         hidden = self.middle(hidden)
+        elevation = self.raised(hidden.mean(dim=(2, 3)))[:, 0]
         for level in reversed(range(len(self.up))):
             if level < len(self.grow):
                 hidden = functional.interpolate(self.grow[level](hidden), scale_factor=2.0)
             hidden = self.up[level](hidden + kept[level])
-        return self.leave(hidden).unflatten(1, (_VIEWS, GUESS_CHANNELS))
+        return self.leave(hidden).unflatten(1, (_VIEWS, GUESS_CHANNELS)), elevation
 
-    @torch.no_grad()
     def views(self, front: Float[Tensor, "batch 4 height width"]) -> Float[Tensor, "batch view 7 small small"]:
         """Colour over white and coverage in [0, 1], world normals: the mean of what the front and its mirror image say."""
-        both = torch.cat([front, front.flip(-1)])
-        shrunk = functional.adaptive_avg_pool2d(both, self.size_px)
-        straight, mirrored = shown(self(shrunk, self.pictures(self.seen(both[:, :3])))).chunk(2)
+        straight, mirrored = shown(self._of_both(front)[0]).chunk(2)
         return (straight + reflected(mirrored)) / 2
+
+    def elevation(self, front: Float[Tensor, "batch 4 height width"]) -> Float[Tensor, "batch"]:
+        """From how far above the object the picture is taken, radians: the mean of the same two."""
+        straight, mirrored = self._of_both(front)[1].chunk(2)
+        return (straight + mirrored) / 2
+
+    @torch.no_grad()
+    def _of_both(self, front: Tensor) -> tuple[Tensor, Tensor]:
+        """What is made of the fronts, and then of their mirror images."""
+        both = torch.cat([front, front.flip(-1)])
+        raw, elevation = self(functional.adaptive_avg_pool2d(both, self.size_px), self.pictures(self.seen(both[:, :3])))
+        return raw, elevation
 
     def seen(self, front: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel seen seen"]:
         """Pictures as large as their features are taken of them."""

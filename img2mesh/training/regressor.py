@@ -33,6 +33,7 @@ class RegressorConfig:
         batch: Fronts a step.
         colour: Weight of the squared error of colours, beside the coverage's cross-entropy.
         normal: Weight of the squared error of normals.
+        elevation: Weight of the squared error of the front's elevation, radians.
         stretch: Objects are stretched upwards by up to e to this power, or shrunk.
     """
 
@@ -40,6 +41,7 @@ class RegressorConfig:
     batch: int = 32
     colour: float = 4.0
     normal: float = 0.5
+    elevation: float = 2.0
     stretch: float = 0.35
 
     @classmethod
@@ -118,6 +120,7 @@ class _Task:
     ) -> None:
         torch.manual_seed(config.loop.seed)
         self.config, self.device, self.weights = config, device, data.weights
+        self.elevations = data.elevations_deg.deg2rad()
         self.network = ViewRegressor(CONFIG)
         if base:
             self.network.load_state_dict(_guess_of(base))
@@ -128,7 +131,7 @@ class _Task:
         self.shrunk = _read(data, self.network, out / "shrunk.safetensors")
 
     def loss(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross-entropy of coverage, squared errors of colours over white and of normals."""
+        """Cross-entropy of coverage, squared errors of colours over white, of normals and of the front's elevation."""
         chosen = torch.multinomial(self.weights, self.config.batch, replacement=True, generator=generator)
         front, views = self.shrunk.batch(chosen)
         change = _Change.drawn(views, self.config.stretch, generator)
@@ -137,12 +140,15 @@ class _Task:
         # Convolutions of each channel by itself are slower in bf16 than in single precision where they are differentiated.
         features = self.network.pictures(front[:, :3])
         with placement.training(self.device):
-            raw = self.network(functional.adaptive_avg_pool2d(front, self.network.size_px), features).float()
+            raw, elevation = self.network(functional.adaptive_avg_pool2d(front, self.network.size_px), features)
+        raised = change.raised(self.elevations[chosen]).to(self.device)
+        raw, lean = raw.float(), (elevation.float() - raised).square().mean()
         coverage = functional.binary_cross_entropy_with_logits(raw[:, :, 3], views[:, :, 3])
         error = (shown(raw) - views).square()
         colour, normal = error[:, :, :3].mean(), error[:, :, 4:].mean()
-        loss = coverage + self.config.colour * colour + self.config.normal * normal
-        return {"loss": loss, "coverage": coverage.detach(), "colour": colour.detach(), "normal": normal.detach()}
+        loss = coverage + self.config.colour * colour + self.config.normal * normal + self.config.elevation * lean
+        terms = {"coverage": coverage, "colour": colour, "normal": normal, "elevation": lean}
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
 
 def _guess_of(base: Path) -> dict[str, Tensor]:
@@ -198,6 +204,10 @@ class _Change:
         flipped = pictures.flip(-1) if pictures.shape[1] == 1 else reflected(pictures)
         pictures = torch.where(self.mirrored[:, None, None, None, None], flipped, pictures)
         return self._stretched(self._recoloured(pictures))
+
+    def raised(self, elevations: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+        """Elevations of the fronts, radians: what is stretched upwards looks as if it were seen from higher up."""
+        return torch.atan(elevations.tan() * self.taller)
 
     def _recoloured(self, pictures: Tensor) -> Tensor:
         colours, others = pictures[:, :, :3], pictures[:, :, 3:]

@@ -3,17 +3,21 @@
 `PYTHONPATH=. python tests/golden/test_tiny.py` records the numbers anew, when the weights or a stage's version have changed.
 """
 
+import io
 import json
 import math
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+import numpy as np
 import pytest
 import torch
+import trimesh
 
 from flows.reconstruct import stages_of
 from img2mesh import codec, presets
+from img2mesh.geometry.cameras import upright_from_front
 from img2mesh.manifests import MeshAsset, Model, SourceImage
 from img2mesh.storage import Store, open_store
 
@@ -71,6 +75,22 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert isinstance(first, MeshAsset)
     assert isinstance(second, MeshAsset)
     assert first.files == second.files
+
+
+@pytest.mark.slow
+def test_what_is_pictured_from_above_stands_upright() -> None:
+    store, (_, _, latents, coarse, aligned, surface, asset) = walked(0)
+    assert isinstance(asset, MeshAsset)
+    stage, params = stages_of(presets.tiny(), seed=0, formats=("glb",))[-1]
+    raised = latents.model_copy(update={"front_elevation_deg": 40.0})
+    for manifest in (coarse, aligned, surface):
+        raised = manifest.model_copy(update={"source": raised})
+    standing = stage(raised, params, store)
+    assert isinstance(standing, MeshAsset)
+    before, after = (trimesh.load_mesh(io.BytesIO(store.get_blob(a.files["mesh.glb"])), "glb") for a in (asset, standing))
+    turn = upright_from_front(40.0 - latents.front_elevation_deg)
+    np.testing.assert_allclose(after.vertices, before.vertices @ turn.T, atol=1e-5)
+    assert standing.scores == asset.scores | {"front_elevation_deg": 40.0}
 
 
 if __name__ == "__main__":

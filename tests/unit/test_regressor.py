@@ -1,5 +1,6 @@
 """The first guess of the views, the features it is told, and what the generator makes of both."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def test_the_mirrored_picture_has_the_mirrored_guess() -> None:
     fronts = torch.rand(2, 4, 64, 64)
     network = regressor()
     torch.testing.assert_close(network.views(fronts.flip(-1)), reflected(network.views(fronts)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(network.elevation(fronts.flip(-1)), network.elevation(fronts), atol=1e-5, rtol=1e-5)
 
 
 def test_the_guess_is_of_the_picture() -> None:
@@ -83,6 +85,8 @@ def test_the_guess_is_of_the_picture() -> None:
     first, second = regressor().views(fronts)
     assert first.shape == (6, 7, 32, 32)
     assert not torch.allclose(first, second, atol=1e-3)
+    one, other = regressor().elevation(fronts)
+    assert one != other
 
 
 def test_a_taller_object_has_flatter_normals_and_the_same_longest_side() -> None:
@@ -100,6 +104,17 @@ def test_a_taller_object_has_flatter_normals_and_the_same_longest_side() -> None
     # A slope of one half way up becomes one of the two sides' ratio.
     assert float(normal[1] / normal[2]) == pytest.approx(width / height, abs=0.1)
     assert torch.all(taller[:, :, :3] == 1)
+
+
+def test_a_taller_object_looks_as_if_seen_from_higher_up() -> None:
+    views = torch.zeros(64, 6, 7, 32, 32)
+    views[:, :, 3, 8:24, 8:24] = 1
+    change = _Change.drawn(views, 0.35, torch.Generator().manual_seed(1))
+    elevation = torch.full((64,), 0.5)
+    # A floor's normal leans towards the viewer; stretched as surfaces are, it leans by the elevation that is given.
+    floor = torch.stack([elevation.cos() / change.taller, elevation.sin()])
+    torch.testing.assert_close(change.raised(elevation), torch.atan2(floor[1], floor[0]))
+    assert torch.equal(change.raised(torch.zeros(64)), torch.zeros(64))
 
 
 def test_colours_change_alike_in_all_views_and_white_stays() -> None:
@@ -138,6 +153,15 @@ def test_a_regressor_goes_on_from_a_generator_s_or_says_that_there_is_none(tmp_p
     save_weights(tmp_path / "none.safetensors", {"unet.a": torch.ones(1)}, {"unet": {}})
     with pytest.raises(InputError, match="give those of a regressor"):
         _guess_of(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(("seen_deg", "told_deg"), [(30.0, 30.0), (5.0, 0.0), (-20.0, 0.0)])
+def test_a_picture_is_from_above_when_that_is_clear(seen_deg: float, told_deg: float) -> None:
+    network = MultiviewGenerator(generator_config({**SMALL, "channels": [8, 8, 8, 8]}))
+    assert network.guess is not None
+    torch.nn.init.zeros_(network.guess.raised.weight)
+    torch.nn.init.constant_(network.guess.raised.bias, math.radians(seen_deg))
+    assert network.front_elevation_deg(torch.rand(4, 32, 32)) == pytest.approx(told_deg, abs=1e-4)
 
 
 def test_a_generator_tells_each_view_its_guess_and_the_back_the_mirror_image() -> None:

@@ -16,16 +16,18 @@ from img2mesh.data.objects import ObjectEntry, TexturedObject, list_objects, loa
 from img2mesh.data.render import (
     DEPTH_STEPS,
     FRAME_LIMIT,
+    MOST_RAISED_DEG,
     encode_normals,
     front_azimuths,
     front_light,
     place,
+    raised_fronts,
     render_dataset,
     render_views,
     safe_name,
 )
 from img2mesh.errors import InputError
-from img2mesh.geometry.cameras import VIEW_NAMES, orbit, project, unproject
+from img2mesh.geometry.cameras import VIEW_NAMES, orbit, project, unproject, upright_from_front
 from img2mesh.geometry.light import ALBEDO, DEFAULT_LIGHT, Light
 from img2mesh.manifests import CameraSpec
 
@@ -284,6 +286,16 @@ def test_place_keeps_deep_objects_inside_the_frame_from_every_side() -> None:
         assert (pixels - 1).abs().max() <= FRAME_LIMIT + 1e-5
 
 
+def test_place_leans_what_is_seen_from_above_and_upright_undoes_it() -> None:
+    obj = coloured(trimesh.creation.box((0.6, 1, 0.2)))
+    leaning = place(obj, 0, 30)
+    top = obj.vertices[:, 1] > 0
+    # Its top comes towards the viewer and its foot goes away.
+    assert leaning.vertices[top, 2].mean() > 0.1 > leaning.vertices[~top, 2].mean()
+    standing = leaning.vertices @ upright_from_front(30).T
+    assert standing / np.ptp(standing[:, 1]) == pytest.approx(obj.vertices, abs=1e-5)
+
+
 def test_place_ignores_vertices_without_a_face_and_refuses_points() -> None:
     obj = coloured(trimesh.creation.box((1, 1, 1)))
     stray = np.concatenate([obj.vertices, np.array([[50, 50, 50]], dtype=np.float32)])
@@ -306,6 +318,17 @@ def test_fronts_begin_with_the_known_one_and_depend_on_object_and_seed_alone() -
     assert drawn == front_azimuths(chair, fronts=4, seed=3) != front_azimuths(chair, fronts=4, seed=4)
     assert front_azimuths(rock, fronts=4, seed=3)[0] != 0.0
     assert front_azimuths(entry("0ad/fauna/dog", "0ad-data"), fronts=2, seed=0)[0] == 0.0
+
+
+def test_raised_fronts_look_down_and_depend_on_object_and_seed_alone() -> None:
+    chair = entry("sh3d/chair", "sweethome3d-furniture")
+    drawn = raised_fronts(chair, raised=50, seed=3)
+    azimuths, elevations = np.array(drawn).T
+    assert 300 < np.ptp(azimuths) < 360
+    assert 0 < elevations.min() < 5
+    assert 35 < elevations.max() <= MOST_RAISED_DEG
+    assert drawn == raised_fronts(chair, raised=50, seed=3) != raised_fronts(chair, raised=50, seed=4)
+    assert drawn[:4] == raised_fronts(chair, raised=4, seed=3)
 
 
 def test_lights_stay_in_their_cone_and_never_overexpose() -> None:
@@ -344,7 +367,9 @@ def test_a_folder_is_rendered_once_and_resumed(objects: Path, tmp_path: Path, ca
         "normal": ("uint8", (2, 6, 24, 24, 3)),
         "depth": ("float16", (2, 6, 24, 24)),
         "front_azimuth_deg": ("float32", (2,)),
+        "front_elevation_deg": ("float32", (2,)),
     }
+    assert not tensors["front_elevation_deg"].any()
     rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
     assert [(r["id"], r["file"]) for r in rows] == [
         ("box", "train/box.safetensors"),
@@ -368,6 +393,18 @@ def test_the_views_of_an_object_do_not_depend_on_the_others(objects: Path, tmp_p
     render_dataset(objects, tmp_path / "one", size_px=16, fronts=3)
     name = "train/deep__ball.safetensors"
     assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_raised_fronts_follow_the_level_ones_and_show_the_top(objects: Path, tmp_path: Path) -> None:
+    for out, raised in (("level", 0), ("raised", 2)):
+        render_dataset(objects, tmp_path / out, size_px=16, fronts=2, raised=raised, png=bool(raised))
+    level, both = (load_file(tmp_path / out / "train" / "box.safetensors") for out in ("level", "raised"))
+    for name in ("depth", "normal", "front_azimuth_deg", "front_elevation_deg"):
+        assert np.array_equal(both[name][:2], level[name])
+    up = (both["normal"][:, 0, :, :, 1] > 160).any(axis=(1, 2))
+    assert up.tolist() == [False, False, True, True]
+    azimuth, elevation = both["front_azimuth_deg"][2], both["front_elevation_deg"][2]
+    assert (tmp_path / "raised" / "train" / "box" / f"front_{azimuth:05.1f}_{elevation:04.1f}" / "back_rgba.png").is_file()
 
 
 def test_another_size_in_the_same_folder_is_refused(objects: Path, tmp_path: Path) -> None:
